@@ -206,12 +206,12 @@ pub struct SiteSummary {
 /// From a shard to the control thread.
 #[derive(Debug)]
 pub enum Report {
-    /// Please look this domain up. Full: the shard asks again at its next tick.
+    /// Please look this up. Full: the shard asks again at its next tick.
     Resolve {
         /// Who asks.
         shard: u8,
-        /// Lower case, A-labels.
-        domain: Box<str>,
+        /// What is to be looked up.
+        query: crate::io::dns::Query,
     },
     /// The answer to an operator's request. Full: the shard keeps it and tries again.
     Admin {
