@@ -1,13 +1,17 @@
 //! What crosses between shards and the control thread. Each kind says what happens when the mailbox is full.
 
+use crate::clock::{Instant, UnixTime};
 use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::dns::Resolution;
 use crate::metrics::ShardMetrics;
+use crate::shard::egress::AttemptOutcome;
 use crate::shard::permits::SitePermits;
+use crate::smtp::client::Transaction;
 use bytes::Bytes;
-use ringpost_spool::{RecoveredMessage, RecoveredSegment};
+use ringpost_spool::{ContentRef, RecoveredMessage, RecoveredSegment};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Into a shard's mailbox.
@@ -60,12 +64,14 @@ pub struct Lease {
     pub id: MessageId,
     /// The site.
     pub site: Arc<SitePermits>,
+    /// The site's addresses as its home knows them.
+    pub hosts: Vec<(Box<str>, SocketAddr)>,
     /// The whole transaction but its content.
-    pub transaction: crate::smtp::client::Transaction,
+    pub transaction: Transaction,
     /// The recipients' places in the message, in the order of the transaction's.
     pub recipients: Vec<u16>,
     /// Where the content lies.
-    pub content: ringpost_spool::ContentRef,
+    pub content: ContentRef,
     /// The content itself when its home still holds it in memory.
     pub held: Option<Vec<Bytes>>,
 }
@@ -79,8 +85,14 @@ pub struct LeaseEnded {
     pub slot: u32,
     /// The message.
     pub id: MessageId,
+    /// The site, by its place in the registry.
+    pub site: u32,
+    /// The recipients that were lent.
+    pub recipients: Vec<u16>,
     /// The outcome of each recipient (its place in the message); those not named were not attempted.
-    pub outcomes: Vec<(u16, crate::shard::egress::AttemptOutcome)>,
+    pub outcomes: Vec<(u16, AttemptOutcome)>,
+    /// The site is down: not to be lent again before this.
+    pub not_before: Option<Instant>,
 }
 
 /// What an operator asks of a shard. Requests that name messages go to every shard: only the owner acts.
@@ -227,7 +239,7 @@ pub enum Report {
         /// In which shard.
         shard: u8,
         /// When.
-        at: crate::clock::UnixTime,
+        at: UnixTime,
         /// What.
         event: Event,
     },
