@@ -49,6 +49,8 @@ pub const DSN_HEAD: u32 = 64 * 1024;
 pub const DSN_ROOM: usize = 8 * 1024;
 /// Messages in one page of an operator's list.
 pub const ADMIN_PAGE_MAX: usize = 1000;
+/// Messages that a shard looks at for one operator's request, so that no request holds up the mail.
+pub const ADMIN_BUDGET: usize = 4000;
 /// Reports for the control thread kept while its mailbox is full.
 pub const MAX_QUEUED_REPORTS: usize = 1024;
 /// Ticks between the slow housekeeping: a second.

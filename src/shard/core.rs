@@ -12,12 +12,13 @@ use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide
 use crate::limits::{MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHARE};
 use crate::metrics::ShardMetrics;
 use crate::policy::session_limits::SessionLimits;
-use crate::queue::{Queue, QueueConfig, SiteId};
+use crate::queue::destination::SiteId;
+use crate::queue::{Queue, QueueConfig};
 use crate::shard::connections::{Conn, Connections};
 use crate::shard::egress;
 use crate::shard::ingress;
 use crate::shard::lease::{Leases, Loads};
-use crate::shard::message::{Report, ShardState, ToShard};
+use crate::shard::message::{LeaseEnded, Report, ShardState, ToShard};
 use crate::shard::outcome::Reports;
 use crate::shard::permits::SitePermits;
 use crate::shard::retained::Retained;
@@ -97,6 +98,8 @@ pub struct Core {
     pub(super) metrics: Box<ShardMetrics>,
     /// Reports that found no room with the control thread.
     pub(super) unsent_reports: VecDeque<Report>,
+    /// Answers to leases that found no room with their home.
+    pub(super) unsent_answers: Vec<(u8, Box<LeaseEnded>)>,
     /// Since when the shard is stopping.
     pub(super) stopping: Option<Instant>,
     pub(super) recovering: bool,
@@ -153,6 +156,7 @@ impl Core {
             scratch: Vec::new(),
             metrics: Box::new(ShardMetrics::new(shard)),
             unsent_reports: VecDeque::new(),
+            unsent_answers: Vec::new(),
             stopping: None,
             recovering,
             stopped: false,
@@ -222,7 +226,7 @@ impl Core {
                 LogEvent::Spilled { id, result } => self.content_spilled(MessageId(id), result.is_err(), now),
                 LogEvent::SpillProgress { id, octets } => self.spill_progress(MessageId(id), octets),
                 LogEvent::WantState { id } => {
-                    let states = self.queue.find(MessageId(id)).map(|slot| self.queue.fold(slot));
+                    let states = self.queue.find(MessageId(id)).map(|slot| self.fold(slot));
                     self.log.provide_state(id, states);
                 }
                 LogEvent::Moved { id, content } => {
@@ -278,6 +282,9 @@ impl Core {
     fn retry_reports(&mut self) {
         let waiting = std::mem::take(&mut self.unsent_reports);
         self.commands.extend(waiting.into_iter().map(Command::Report));
+        for (home, ended) in std::mem::take(&mut self.unsent_answers) {
+            self.end_lease(home, *ended);
+        }
     }
 
     /// The shard's figures as of now.
@@ -394,7 +401,7 @@ impl Handler for Core {
     fn message_refused(&mut self, shard: u8, message: ToShard, now: Now) {
         self.now = now;
         match message {
-            ToShard::Lease(lease) => self.lease_refused(shard, &lease),
+            ToShard::Lease(lease) => self.lease_refused(shard, &lease, now),
             // Its place was reserved with the lease; should the count be wrong all the same, it is sent until it is taken.
             ToShard::LeaseEnded(ended) => self.unsent_answers.push((shard, ended)),
             _ => {}
@@ -425,7 +432,7 @@ impl Handler for Core {
         self.report_delays(now);
         self.wake_due_sites(now);
         self.sweep_connections(now);
-        self.balance(now);
+        self.balance();
         if self.ticks.is_multiple_of(SLOW_TICKS) {
             self.slow_tick(now);
         }

@@ -7,7 +7,8 @@
 use crate::clock::{Instant, Now};
 use crate::id::MessageId;
 use crate::io::handler::{CloseReason, Command, ConnId, TlsInfo, TlsSide};
-use crate::queue::{SiteId, Slot};
+use crate::queue::Slot;
+use crate::queue::destination::SiteId;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
@@ -54,6 +55,8 @@ pub enum Verdict {
         /// Not earlier than this.
         not_before: Option<Instant>,
     },
+    /// No attempt could be made, for a reason that is not the recipient's: another time.
+    Unresolved,
 }
 
 impl AttemptOutcome {
@@ -113,6 +116,13 @@ struct Work {
 enum Owner {
     Here(Slot),
     Elsewhere { home: u8, slot: u32 },
+}
+
+impl Outbound {
+    /// Where it leads.
+    pub fn site(&self) -> SiteId {
+        self.site
+    }
 }
 
 /// When a connection needs to be looked at, seen from outside.
@@ -452,7 +462,7 @@ impl Core {
 
     fn own_work(&mut self, site: SiteId, most: usize, now: Now) -> Option<(Box<Work>, Option<Vec<Bytes>>)> {
         let pick = self.queue.pick(site, most)?;
-        let (transaction, id, content) = self.transaction_of(pick.slot, &pick.recipients, now)?;
+        let (transaction, id, content) = self.transaction_of(pick.slot, &pick.recipients)?;
         let work = Work {
             owner: Owner::Here(pick.slot),
             id,
@@ -534,9 +544,7 @@ impl Core {
         }
         match owner {
             Owner::Here(slot) => {
-                if !undecided.is_empty() {
-                    self.queue.unpick(slot, &undecided);
-                }
+                self.give_back(slot, &undecided, now);
                 self.conclude(slot, decided, head, now);
             }
             Owner::Elsewhere { home, slot } => {

@@ -7,7 +7,8 @@
 use crate::clock::{Instant, Now};
 use crate::io::handler::Command;
 use crate::limits::{HELP_ABOVE, LEASES_PER_SHARD};
-use crate::queue::{SiteId, Slot};
+use crate::queue::Slot;
+use crate::queue::destination::SiteId;
 use crate::shard::core::Core;
 use crate::shard::message::{Lease, LeaseEnded, ToShard};
 use std::sync::Arc;
@@ -56,7 +57,7 @@ impl Leases {
 
 impl Core {
     /// Lends ready messages of a site to its owner, or to `helper`, as far as the credit goes.
-    pub(super) fn lease_out(&mut self, site: SiteId, helper: Option<u8>, now: Now) {
+    pub(super) fn lease_out(&mut self, site: SiteId, helper: Option<u8>) {
         let Some(permits) = self.sites.get(site).map(|known| Arc::clone(&known.permits)) else { return };
         let to = helper.unwrap_or_else(|| permits.owner(self.shards));
         if to == self.shard {
@@ -64,7 +65,7 @@ impl Core {
         }
         while self.leases.out[usize::from(to)] < LEASES_PER_SHARD {
             let Some(pick) = self.queue.pick(site, permits.limits.recipients_per_transaction) else { return };
-            let Some((transaction, id, content)) = self.transaction_of(pick.slot, &pick.recipients, now) else { return };
+            let Some((transaction, id, content)) = self.transaction_of(pick.slot, &pick.recipients) else { return };
             let held = self.retained.get(id).cloned();
             let hosts = self.sites.get(site).map(|known| known.addresses()).unwrap_or_default();
             let lease = Lease {
@@ -78,6 +79,7 @@ impl Core {
                 content,
                 held,
             };
+            self.queue.lease(pick.slot, &lease.recipients);
             self.leases.out[usize::from(to)] += 1;
             self.metrics.leases_sent += 1;
             self.commands.push_back(Command::Post { shard: to, message: ToShard::Lease(Box::new(lease)) });
@@ -98,9 +100,9 @@ impl Core {
     }
 
     /// The lease did not get into the mailbox: the message stays with its home.
-    pub(super) fn lease_refused(&mut self, to: u8, lease: &Lease) {
+    pub(super) fn lease_refused(&mut self, to: u8, lease: &Lease, now: Now) {
         self.leases.out[usize::from(to)] -= 1;
-        self.queue.unpick(Slot(lease.slot), &lease.recipients);
+        self.give_back(Slot(lease.slot), &lease.recipients, now);
     }
 
     /// Sends the answer to a lease.
@@ -118,9 +120,7 @@ impl Core {
         }
         let undecided: Vec<u16> =
             recipients.into_iter().filter(|r| !outcomes.iter().any(|(decided, _)| decided == r)).collect();
-        if !undecided.is_empty() {
-            self.queue.unpick(slot, &undecided);
-        }
+        self.give_back(slot, &undecided, now);
         self.conclude(slot, outcomes, None, now);
         let site = SiteId(site);
         match not_before {
@@ -148,7 +148,7 @@ impl Core {
     }
 
     /// Tells the others how much there is to do here, and lets an idle shard help.
-    pub(super) fn balance(&mut self, now: Now) {
+    pub(super) fn balance(&mut self) {
         let ready = self.queue.counts().ready as u32;
         self.loads.publish(self.shard, ready);
         if ready < HELP_ABOVE || self.settings.hold || self.stopping.is_some() {
@@ -162,7 +162,7 @@ impl Core {
             .max_by_key(|(site, _)| self.queue.ready_count(*site))
             .map(|(site, _)| site);
         if let Some(site) = busiest {
-            self.lease_out(site, Some(helper), now);
+            self.lease_out(site, Some(helper));
         }
     }
 }

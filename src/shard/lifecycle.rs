@@ -6,11 +6,13 @@ use crate::event::Severity;
 use crate::id::MessageId;
 use crate::io::handler::{Command, ConnId};
 use crate::limits::DRAIN_TIME;
-use crate::queue::{NewMessage, RecoveredState};
+use crate::queue::recipient_state::{Disposition, State};
+use crate::queue::store::Fate;
+use crate::queue::{NewMessage, RecoveredState, Slot};
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::message::{Report, ShardState};
-use ringpost_spool::{RecoveredMessage, RecoveredSegment};
+use ringpost_spool::{OutcomeKind, RecipientFold, RecoveredMessage, RecoveredSegment};
 
 impl Core {
     /// Recovery found these messages of ours.
@@ -32,8 +34,7 @@ impl Core {
                 .states
                 .iter()
                 .map(|state| RecoveredState {
-                    done: state.is_final(),
-                    held: state.is_held(),
+                    fate: fate(state),
                     attempts: state.attempts,
                     next_due: UnixTime::from_millis(state.next_due_ms),
                 })
@@ -43,6 +44,19 @@ impl Core {
             self.queue.insert(new, now);
         }
         self.route_unrouted(now);
+    }
+
+    /// The state of each recipient, for a record that is moved.
+    pub(super) fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
+        let Some(message) = self.queue.message(slot) else { return Vec::new() };
+        message
+            .recipients()
+            .map(|(_, view)| RecipientFold {
+                kind: kind(view.state(), view.is_held()),
+                attempts: view.attempts(),
+                next_due_ms: view.due().map_or(0, UnixTime::as_millis),
+            })
+            .collect()
     }
 
     /// Recovery is complete.
@@ -100,5 +114,31 @@ impl Core {
         for id in open {
             self.close(id, false);
         }
+    }
+}
+
+/// What the queue is told of a recipient that recovery found.
+fn fate(state: &RecipientFold) -> Fate {
+    match state.kind {
+        Some(OutcomeKind::Delivered) => Fate::Done(Disposition::Delivered),
+        Some(OutcomeKind::Bounced) => Fate::Done(Disposition::Bounced),
+        Some(OutcomeKind::Expired) => Fate::Done(Disposition::Expired),
+        Some(OutcomeKind::Suppressed) => Fate::Done(Disposition::Suppressed),
+        Some(OutcomeKind::Deleted) => Fate::Done(Disposition::Deleted),
+        Some(OutcomeKind::Held) => Fate::Held,
+        Some(OutcomeKind::Deferred | OutcomeKind::Released) | None => Fate::Waiting,
+    }
+}
+
+/// The other way round.
+fn kind(state: State, held: bool) -> Option<OutcomeKind> {
+    match state {
+        State::Done(Disposition::Delivered) => Some(OutcomeKind::Delivered),
+        State::Done(Disposition::Bounced) => Some(OutcomeKind::Bounced),
+        State::Done(Disposition::Expired) => Some(OutcomeKind::Expired),
+        State::Done(Disposition::Suppressed) => Some(OutcomeKind::Suppressed),
+        State::Done(Disposition::Deleted) => Some(OutcomeKind::Deleted),
+        _ if held => Some(OutcomeKind::Held),
+        _ => None,
     }
 }

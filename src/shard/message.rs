@@ -114,13 +114,33 @@ pub enum AdminRequest {
         id: u64,
     },
     /// Attempt now.
-    Retry(Filter),
+    Retry {
+        /// Which.
+        filter: Filter,
+        /// Those after this id.
+        after: Option<u64>,
+    },
     /// Attempt no more until released.
-    Hold(Filter),
+    Hold {
+        /// Which.
+        filter: Filter,
+        /// Those after this id.
+        after: Option<u64>,
+    },
     /// Ends a hold.
-    Release(Filter),
+    Release {
+        /// Which.
+        filter: Filter,
+        /// Those after this id.
+        after: Option<u64>,
+    },
     /// Ends the message: recorded as deleted, nothing is sent.
-    Delete(Filter),
+    Delete {
+        /// Which.
+        filter: Filter,
+        /// Those after this id.
+        after: Option<u64>,
+    },
     /// The sites this shard knows and their state.
     Sites,
     /// Counters and histograms.
@@ -151,11 +171,21 @@ pub struct Filter {
 #[derive(Debug)]
 pub enum AdminReply {
     /// To `List`.
-    Messages(Vec<MessageSummary>),
+    Messages {
+        /// In the order of ids.
+        messages: Vec<MessageSummary>,
+        /// There may be more after this id.
+        next: Option<u64>,
+    },
     /// To `Show`: none when another shard owns it, or nobody.
     Message(Option<Box<MessageSummary>>),
-    /// To acts: how many messages were changed.
-    Changed(u64),
+    /// To acts.
+    Changed {
+        /// How many recipients were changed.
+        recipients: u64,
+        /// There may be more after this id: ask again from there.
+        next: Option<u64>,
+    },
     /// To `Sites`.
     Sites(Vec<SiteSummary>),
     /// To `Metrics`.

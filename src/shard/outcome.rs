@@ -4,12 +4,15 @@
 //! may have to be read, and then go into one batch with the report.
 
 use crate::clock::Now;
-use crate::envelope::{Body, Envelope, Recipient};
+use crate::envelope::{Body, Envelope, Notify, Recipient};
 use crate::event::{AttemptFacts, Event, Severity};
 use crate::id::MessageId;
 use crate::limits::{DETAILS_MAX, DSN_HEAD, DSN_ROOM};
 use crate::queue::dsn::{self, Action};
-use crate::queue::{self, Settled, SiteId, Slot};
+use crate::queue::destination::SiteId;
+use crate::queue::recipient_state::{Disposition, LastReply};
+use crate::queue::{self, Settled, Slot};
+use crate::queue::view::RecipientView;
 use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::egress::{AttemptOutcome, Verdict};
@@ -60,22 +63,65 @@ impl Core {
 
     fn conclude_one(&mut self, slot: Slot, recipient: u16, outcome: AttemptOutcome, reports: &mut Vec<Reportable>, now: Now) {
         let Some(facts) = self.facts(slot, recipient, &outcome, now) else { return };
-        let notify = self.queue.message(slot).map(|message| message.notify(recipient)).unwrap_or_default();
         let verdict = match outcome.verdict {
             Verdict::Delivered => queue::Verdict::Delivered,
             Verdict::Failed => queue::Verdict::Failed,
             Verdict::Deferred { not_before } => queue::Verdict::Deferred { not_before },
+            Verdict::Unresolved => queue::Verdict::Unresolved,
         };
-        let attempts = facts.attempt;
+        self.queue.note_reply(slot, recipient, last_reply(&outcome.reply));
         let settled = self.queue.settle(slot, recipient, verdict, now);
-        let (kind, action, next) = match (settled, outcome.verdict) {
-            (Settled::Retry { due, .. }, _) => (OutcomeKind::Deferred, None, Some(due)),
-            (Settled::Expired, _) => (OutcomeKind::Expired, notify.failure().then_some(Action::Failed), None),
-            (Settled::Done, Verdict::Delivered) => {
+        self.note_settled(slot, recipient, facts, outcome, settled, reports, now);
+    }
+
+    /// A recipient that expired in its site's list: the queue has ended it already.
+    pub(super) fn conclude_expired(&mut self, slot: Slot, recipient: u16, outcome: AttemptOutcome, now: Now) {
+        let Some(facts) = self.facts(slot, recipient, &outcome, now) else { return };
+        let mut reports = Vec::new();
+        self.note_settled(slot, recipient, facts, outcome, Settled::Expired, &mut reports, now);
+        if !reports.is_empty() {
+            self.report_fates(slot, reports, None, now);
+        }
+        self.end_if_finished(slot);
+    }
+
+    /// Recipients whose attempt was not made go back to their list; those that an operator deleted meanwhile end.
+    pub(super) fn give_back(&mut self, slot: Slot, recipients: &[u16], now: Now) {
+        if recipients.is_empty() {
+            return;
+        }
+        for recipient in self.queue.unpick(slot, recipients) {
+            self.record_deleted(slot, recipient, now);
+        }
+        self.end_if_finished(slot);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn note_settled(
+        &mut self,
+        slot: Slot,
+        recipient: u16,
+        facts: AttemptFacts,
+        outcome: AttemptOutcome,
+        settled: Settled,
+        reports: &mut Vec<Reportable>,
+        now: Now,
+    ) {
+        let notify = self.recipient(slot, recipient).map(|view| view.notify()).unwrap_or(Notify::DEFAULT);
+        let attempts = facts.attempt;
+        let (kind, action, next) = match settled {
+            Settled::Ignored => return,
+            Settled::Retry { due, .. } => (OutcomeKind::Deferred, None, Some(due)),
+            Settled::Expired => (OutcomeKind::Expired, notify.failure().then_some(Action::Failed), None),
+            Settled::Done(Disposition::Delivered) => {
                 let relayed = notify.success() && !outcome.peer_reports;
                 (OutcomeKind::Delivered, relayed.then_some(Action::Relayed), None)
             }
-            (Settled::Done, _) => (OutcomeKind::Bounced, notify.failure().then_some(Action::Failed), None),
+            Settled::Done(Disposition::Deleted) => {
+                self.record_deleted(slot, recipient, now);
+                return;
+            }
+            Settled::Done(_) => (OutcomeKind::Bounced, notify.failure().then_some(Action::Failed), None),
         };
         if attempts == 1 {
             self.metrics.queue_us.saturating_record(facts.age_ms.saturating_mul(1000).saturating_sub(facts.took_ms * 1000));
@@ -120,15 +166,16 @@ impl Core {
 
     fn facts(&self, slot: Slot, recipient: u16, outcome: &AttemptOutcome, now: Now) -> Option<AttemptFacts> {
         let message = self.queue.message(slot)?;
-        let site = message.site(recipient).and_then(|site| self.sites.get(site));
+        let view = message.recipient(recipient)?;
+        let site = view.site().and_then(|site| self.sites.get(site));
         Some(AttemptFacts {
             id: message.id(),
-            recipient: message.address(recipient).into(),
+            recipient: view.address().into(),
             tenant: self.tenants.name(message.tenant()).into(),
             site: site.map_or("", |site| &*site.permits.name).into(),
             remote: outcome.remote.clone(),
             reply: outcome.reply.to_string().into(),
-            attempt: message.attempts(recipient).saturating_add(1),
+            attempt: view.attempts().saturating_add(1),
             age_ms: now.unix.since(message.arrived()).as_millis() as u64,
             took_ms: outcome.took.as_millis() as u64,
             tls: outcome.tls,
@@ -234,9 +281,10 @@ impl Core {
         let sender = message.reverse_path()?;
         let recipients = reports
             .iter()
-            .map(|report| dsn::ReportedRecipient {
-                address: message.address(report.recipient),
-                orcpt: message.orcpt(report.recipient),
+            .filter_map(|report| Some((report, message.recipient(report.recipient)?)))
+            .map(|(report, view)| dsn::ReportedRecipient {
+                address: view.address(),
+                orcpt: view.orcpt(),
                 action: report.action,
                 status: status(report),
                 remote: report.outcome.remote.as_deref(),
@@ -270,7 +318,7 @@ impl Core {
             ret: None,
             envid: None,
             // RFC 3461 5.2.9: a report asks for no reports.
-            recipients: vec![Recipient { address: to, notify: crate::envelope::Notify::NEVER, orcpt: None }],
+            recipients: vec![Recipient { address: to, notify: Notify::NEVER, orcpt: None }],
             tenant: self.tenants.name(message.tenant()).into(),
             arrived: now.unix,
             client: Box::default(),
@@ -289,7 +337,7 @@ impl Core {
             }
             let reports: Vec<Reportable> = recipients
                 .into_iter()
-                .filter(|&recipient| message.notify(recipient).delay())
+                .filter(|&recipient| message.recipient(recipient).is_some_and(|view| view.notify().delay()))
                 .map(|recipient| {
                     let reply = Reply::new(451, (4, 4, 7), self.why_waiting(slot, recipient, now));
                     let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply);
@@ -316,16 +364,17 @@ impl Core {
     }
 
     /// The transaction of some of a message's recipients, without its content.
-    pub(super) fn transaction_of(&self, slot: Slot, recipients: &[u16], _now: Now) -> Option<(Transaction, MessageId, ContentRef)> {
+    pub(super) fn transaction_of(&self, slot: Slot, recipients: &[u16]) -> Option<(Transaction, MessageId, ContentRef)> {
         let message = self.queue.message(slot)?;
         let transaction = Transaction {
             reverse_path: message.reverse_path().map(Into::into),
             recipients: recipients
                 .iter()
-                .map(|&recipient| OutgoingRecipient {
-                    address: message.address(recipient).into(),
-                    notify: message.notify(recipient),
-                    orcpt: message.orcpt(recipient).map(Into::into),
+                .filter_map(|&recipient| message.recipient(recipient))
+                .map(|view| OutgoingRecipient {
+                    address: view.address().into(),
+                    notify: view.notify(),
+                    orcpt: view.orcpt().map(Into::into),
                 })
                 .collect(),
             body: message.body(),
@@ -346,18 +395,33 @@ impl Core {
         self.metrics.deleted += 1;
     }
 
+    /// Records that an operator holds a recipient, or no longer does.
+    pub(super) fn record_act(&mut self, slot: Slot, recipient: u16, kind: OutcomeKind, now: Now) {
+        let Some(view) = self.recipient(slot, recipient) else { return };
+        let (attempts, due) = (view.attempts(), view.due().map_or(0, |due| due.as_millis()));
+        let outcome = AttemptOutcome::local(Verdict::Unresolved, Reply::fixed(250, 2, 0, 0, "An operator's act"));
+        self.record(slot, recipient, kind, attempts, due, &outcome, now);
+    }
+
     /// Why a recipient waits, in words that name the reply, the limit or the state that holds it.
     pub(super) fn why_waiting(&self, slot: Slot, recipient: u16, now: Now) -> String {
-        let Some(message) = self.queue.message(slot) else { return String::new() };
-        if let Some(site) = message.site(recipient)
+        let Some(view) = self.recipient(slot, recipient) else { return String::new() };
+        if let Some(site) = view.site()
             && let Some(why) = self.why_site(site, now)
         {
             return why;
         }
-        match message.last_reply(recipient) {
-            0 => String::new(),
-            code => format!("the last attempt ended with a {code} reply"),
+        match (view.last_reply().code(), view.last_reply().enhanced()) {
+            (None, _) => String::new(),
+            (Some(code), None) => format!("the last attempt ended with a {code} reply"),
+            (Some(code), Some((class, subject, detail))) => {
+                format!("the last attempt ended with {code} {class}.{subject}.{detail}")
+            }
         }
+    }
+
+    fn recipient(&self, slot: Slot, recipient: u16) -> Option<RecipientView<'_>> {
+        self.queue.message(slot)?.recipient(recipient)
     }
 
     fn why_site(&self, site: SiteId, now: Now) -> Option<String> {
@@ -390,6 +454,11 @@ fn status(report: &Reportable) -> (u8, u16, u16) {
         Some(code) if class != 2 => (class, code.subject, code.detail),
         _ => (class, 0, 0),
     }
+}
+
+fn last_reply(reply: &Reply) -> LastReply {
+    let enhanced = reply.enhanced.as_ref().map(|code| (code.class, code.subject, code.detail));
+    LastReply::new(reply.code, enhanced)
 }
 
 /// What the record keeps of an attempt besides its numbers: the peer and its reply, bounded.

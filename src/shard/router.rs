@@ -4,11 +4,13 @@
 //! Not here: the lookups themselves (the control thread, src/io/dns.rs). While a domain is being looked up its
 //! recipients are parked; when DNS is down they are deferred, never bounced.
 
+use crate::address::{Address, AddressError};
 use crate::clock::{Instant, Now};
 use crate::event::Severity;
 use crate::io::dns::{DnsFailure, Query, Resolution};
 use crate::limits::{MAX_CACHED_DOMAINS, NEGATIVE_DNS_TTL, RESOLVE_AGAIN};
-use crate::queue::{SiteId, Slot};
+use crate::queue::Slot;
+use crate::queue::destination::SiteId;
 use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::egress::{AttemptOutcome, Verdict};
@@ -45,7 +47,8 @@ impl Core {
     }
 
     fn route(&mut self, slot: Slot, recipient: u16, now: Now) {
-        let Some(domain) = self.queue.message(slot).and_then(|message| message.routing_domain(recipient)) else {
+        let Some(address) = self.queue.message(slot).and_then(|message| message.recipient(recipient)) else { return };
+        let Ok(domain) = routing_domain(address.address()) else {
             let reply = Reply::fixed(550, 5, 1, 2, "The domain of this address is not one that DNS can hold");
             self.fail_unattempted(slot, recipient, AttemptOutcome::local(Verdict::Failed, reply), now);
             return;
@@ -76,8 +79,8 @@ impl Core {
                 self.assign(slot, recipient, site);
             }
             Some(Knowledge::Failed { failure, until }) if *until > now.instant => {
-                let (failure, until) = (failure.clone(), *until);
-                self.settle_unresolved(slot, recipient, &domain, &failure, until, now);
+                let failure = failure.clone();
+                self.settle_unresolved(slot, recipient, &domain, &failure, now);
             }
             Some(Knowledge::Asked { waiting, .. }) => {
                 waiting.push((slot, recipient));
@@ -154,35 +157,26 @@ impl Core {
                 let addresses = self.shuffled(hosts, port);
                 let site = self.learn_site(permits, addresses, until);
                 self.router.domains.insert(domain.into(), Knowledge::Site { site, until });
-                for (slot, recipient) in waiting {
-                    if self.queue.unpark(slot, recipient) {
-                        self.assign(slot, recipient, site);
-                    }
-                }
+                self.route_again(waiting, now);
                 return;
             }
             (Ok(_), None) => (DnsFailure::Temporary("too many sites are known".into()), NEGATIVE_DNS_TTL),
             (Err(failure), _) => (failure.clone(), resolution.ttl),
         };
         let until = now.instant.after(ttl);
-        let known = Knowledge::Failed { failure: failure.clone(), until };
-        self.router.domains.insert(domain.into(), known);
-        for (slot, recipient) in waiting {
-            if self.queue.unpark(slot, recipient) {
-                self.settle_unresolved(slot, recipient, domain, &failure, until, now);
-            }
-        }
+        self.router.domains.insert(domain.into(), Knowledge::Failed { failure, until });
+        self.route_again(waiting, now);
     }
 
-    fn settle_unresolved(
-        &mut self,
-        slot: Slot,
-        recipient: u16,
-        domain: &str,
-        failure: &DnsFailure,
-        until: Instant,
-        now: Now,
-    ) {
+    /// Those that waited for DNS are routed by what is known now.
+    fn route_again(&mut self, waiting: Vec<(Slot, u16)>, now: Now) {
+        for (slot, recipient) in waiting {
+            self.queue.unpark(slot, recipient);
+        }
+        self.route_unrouted(now);
+    }
+
+    fn settle_unresolved(&mut self, slot: Slot, recipient: u16, domain: &str, failure: &DnsFailure, now: Now) {
         let outcome = match failure {
             DnsFailure::NoDomain => AttemptOutcome::local(
                 Verdict::Failed,
@@ -194,7 +188,7 @@ impl Core {
                 Reply::new(556, (5, 1, 10), format!("The domain {domain} says that it takes no mail (null MX)")),
             ),
             DnsFailure::Temporary(what) => AttemptOutcome::local(
-                Verdict::Deferred { not_before: Some(until) },
+                Verdict::Unresolved,
                 Reply::new(451, (4, 4, 3), format!("DNS could not be asked for {domain}: {what}")),
             ),
         };
@@ -253,4 +247,9 @@ impl Core {
         }
         addresses
     }
+}
+
+/// The domain by which an address of the queue is routed. The queue holds texts that were addresses once.
+fn routing_domain(address: &str) -> Result<Box<str>, AddressError> {
+    Address::parse(address.as_bytes(), true)?.routing_domain()
 }

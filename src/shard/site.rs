@@ -4,11 +4,11 @@
 //! Not here: limits over all shards (src/shard/permits.rs) and the fair order of messages (src/queue/destination.rs).
 
 use crate::clock::{Instant, Now};
-use crate::event::{Event, Severity};
+use crate::event::Event;
 use crate::io::dns::{DnsFailure, Query};
 use crate::io::handler::{Command, ConnId};
-use crate::limits::{HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY};
-use crate::queue::SiteId;
+use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY, RESOLVE_AGAIN};
+use crate::queue::destination::SiteId;
 use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::egress::{AttemptOutcome, Verdict};
@@ -45,6 +45,8 @@ pub struct Down {
     pub reason: Box<str>,
     /// Since when.
     pub since: Instant,
+    /// When its hosts were last tried in vain.
+    pub tried: Instant,
 }
 
 /// A destination.
@@ -235,7 +237,7 @@ impl Core {
                 return;
             }
             if known.permits.is_narrow(self.shards) && known.permits.owner(self.shards) != self.shard {
-                self.lease_out(site, None, now);
+                self.lease_out(site, None);
                 return;
             }
             if let Some(conn) = known.idle.pop() {
@@ -279,7 +281,7 @@ impl Core {
     /// Looks up the names of a pool, at most once in a while.
     pub(super) fn ask_for_hosts(&mut self, site: SiteId, now: Now) {
         let Some(known) = self.sites.get_mut(site) else { return };
-        let again = known.asked.after(crate::limits::RESOLVE_AGAIN);
+        let again = known.asked.after(RESOLVE_AGAIN);
         if known.asked != Instant::ZERO && again > now.instant {
             self.wake_site(site, again);
             return;
@@ -357,7 +359,7 @@ impl Core {
         let since = known.down.as_ref().map_or(now.instant, |down| down.since);
         let fresh = known.down.as_ref().is_none_or(|down| down.until <= now.instant);
         let first = known.down.is_none();
-        known.down = Some(Down { until, reason: reason.into(), since });
+        known.down = Some(Down { until, reason: reason.into(), since, tried: now.instant });
         let name = known.permits.name.clone();
         self.wake_site(site, until);
         if first {
@@ -436,27 +438,18 @@ impl Core {
 
     /// Ends the waiting of recipients whose time is over at sites that have been down, a few at a time.
     pub(super) fn expire_at_down_sites(&mut self, now: Now) {
-        let down: Vec<(SiteId, Box<str>)> = self
+        let down: Vec<(SiteId, Box<str>, Instant)> = self
             .sites
             .iter()
-            .filter_map(|(site, known)| known.down.as_ref().map(|down| (site, down.reason.clone())))
+            .filter_map(|(site, known)| known.down.as_ref().map(|down| (site, down.reason.clone(), down.tried)))
             .collect();
-        for (site, reason) in down {
-            for pick in self.queue.expire_ready(site, now, crate::limits::EXPIRY_SWEEP) {
+        for (site, reason, tried) in down {
+            for (slot, recipient) in self.queue.expire_ready(site, Some(tried), now, EXPIRY_SWEEP) {
                 let reply = Reply::new(451, (4, 4, 7), format!("Delivery time expired; the last trouble was: {reason}"));
-                let outcomes = pick
-                    .recipients
-                    .iter()
-                    .map(|&r| (r, AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply.clone())))
-                    .collect();
-                self.conclude(pick.slot, outcomes, None, now);
+                let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply);
+                self.conclude_expired(slot, recipient, outcome, now);
             }
         }
-    }
-
-    /// Tells the operator of trouble that is nobody's mail.
-    pub(super) fn trouble_notice(&mut self, text: String) {
-        self.notice(Severity::Warning, text);
     }
 
     /// How long a site's connection attempts may take.
