@@ -63,3 +63,24 @@ pub const PROXY_V1_OCTETS_MAX: usize = 107;
 /// Octets that may follow the fixed part of a version 2 header: addresses and type-length-values. Real ones have less
 /// than 200; a header that announces more is refused.
 pub const PROXY_V2_BODY_OCTETS_MAX: usize = 2048;
+
+// ---- smtp: client ----
+
+/// Octets of a streamed content asked of the owner at a time. One such piece is being written to the socket while
+/// the next is being read, so a delivery holds two of them.
+pub const CLIENT_CONTENT_PIECE_OCTETS_MAX: usize = 64 * 1024;
+
+/// Chunks (BDAT) of a streamed content that may be under way without a reply, where the peer offers PIPELINING.
+/// With pieces of 64 KiB, half a megabyte: enough for a long, fast line.
+pub const CLIENT_CHUNKS_UNANSWERED_MAX: u32 = 8;
+
+/// Octets kept of the name a peer gives in its greeting: as long as a domain can be (RFC 5321 4.5.3.1.2).
+pub const PEER_NAME_OCTETS_MAX: usize = 255;
+
+// ---- policy: trace ----
+
+/// Octets of a name (HELO, this host) in a Received header: as long as a domain can be (RFC 5321 4.5.3.1.2).
+pub const TRACE_NAME_OCTETS_MAX: usize = 255;
+
+/// Octets of a content in which headers are looked for: far above any honest header section, and cheap to scan.
+pub const HEADER_SCAN_OCTETS_MAX: usize = 256 * 1024;
