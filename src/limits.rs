@@ -29,6 +29,8 @@ pub const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
 pub const INLINE_CONTENT_START: usize = 2048;
 /// Octets of one write of content that goes to its own file: a multiple of the disk's block.
 pub const SPILL_CHUNK: usize = 256 * 1024;
+/// Such writes of one message that may be under way before its client has to wait.
+pub const SPILL_PIECES_MAX: usize = 4;
 /// Octets of the largest content that a record can describe.
 pub const MAX_SPILLED_CONTENT: u64 = u32::MAX as u64 - 4096;
 /// Leases that a shard may have with each other shard.

@@ -7,8 +7,7 @@
 use crate::clock::{Instant, Now};
 use crate::id::MessageId;
 use crate::io::handler::{CloseReason, Command, ConnId, TlsInfo, TlsSide};
-use crate::queue::Slot;
-use crate::queue::destination::SiteId;
+use crate::queue::{SiteId, Slot};
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
