@@ -149,7 +149,7 @@ impl Core {
             Arc::clone(&route.client)
         };
         let from = route.source;
-        let timeout = self.connect_timeout(known.permits.route);
+        let timeout = route.connect_timeout;
         let remote = match name {
             Some(name) if *name != *address.ip().to_string() => format!("{name} [{}]:{}", address.ip(), address.port()),
             _ => format!("[{}]:{}", address.ip(), address.port()),

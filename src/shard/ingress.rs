@@ -275,6 +275,11 @@ impl Receiving<'_> {
         if headers.received_count > self.core.settings.max_received_headers {
             return Err(Reply::fixed(554, 5, 4, 6, "Too many Received headers: this message goes round in a loop; check the routes of the hosts it passed"));
         }
+        if let Some(name) = &listener.tenant_header
+            && let Some(tenant) = trace::header_value(received, name)
+        {
+            incoming.envelope.tenant = tenant;
+        }
         if listener.submission {
             let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
             if !added.is_empty() {
@@ -282,16 +287,11 @@ impl Receiving<'_> {
                 whole.extend_from_slice(trace);
                 whole.extend_from_slice(&added);
                 whole.extend_from_slice(received);
+                incoming.content = whole;
                 incoming.len += added.len() as u64;
                 incoming.counted += added.len();
                 self.core.content_octets += added.len();
-                incoming.content = whole;
             }
-        }
-        if let Some(name) = &listener.tenant_header
-            && let Some(tenant) = trace::header_value(received, name)
-        {
-            incoming.envelope.tenant = tenant;
         }
         Ok(())
     }

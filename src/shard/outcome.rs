@@ -225,7 +225,8 @@ impl Core {
     }
 
     fn send_report(&mut self, slot: Slot, reports: Vec<Reportable>, head: Bytes, now: Now) {
-        let Some((envelope, content)) = self.compose(slot, &reports, &head, now) else {
+        let id = self.ids.next(now.unix);
+        let Some((envelope, content)) = self.compose(id, slot, &reports, &head, now) else {
             self.close_report(slot);
             return;
         };
@@ -243,7 +244,6 @@ impl Core {
             }
         }
         let about = self.queue.message(slot).map(|message| message.id());
-        let id = self.ids.next(now.unix);
         let chunks = vec![Bytes::from(content)];
         if self.append(None, id, envelope.clone(), NewContent::Inline(chunks.clone()), about, now).is_err() {
             self.unsent_notifications.push((id, envelope, chunks, about));
@@ -261,7 +261,14 @@ impl Core {
         self.end_if_finished(slot);
     }
 
-    fn compose(&self, slot: Slot, reports: &[Reportable], head: &[u8], now: Now) -> Option<(Envelope, Vec<u8>)> {
+    fn compose(
+        &self,
+        id: MessageId,
+        slot: Slot,
+        reports: &[Reportable],
+        head: &[u8],
+        now: Now,
+    ) -> Option<(Envelope, Vec<u8>)> {
         let message = self.queue.message(slot)?;
         let sender = message.reverse_path()?;
         let recipients = reports
@@ -290,15 +297,14 @@ impl Core {
             ret: message.ret(),
             smtputf8: message.smtputf8(),
             now: now.unix,
-            serial: self.ids.peek(now.unix),
+            serial: id,
         };
-        let content = dsn::compose(&report).content;
+        let dsn::Dsn { content, eight_bit, smtputf8 } = dsn::compose(&report);
         let to = crate::address::Address::parse(sender.as_bytes(), true).ok()?;
-        let eight_bit = content.iter().any(|&octet| octet >= 0x80);
         let envelope = Envelope {
             reverse_path: None,
             body: if eight_bit { Body::EightBitMime } else { Body::SevenBit },
-            smtputf8: !to.is_ascii(),
+            smtputf8: smtputf8 || !to.is_ascii(),
             ret: None,
             envid: None,
             // RFC 3461 5.2.9: a report asks for no reports.

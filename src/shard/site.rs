@@ -19,7 +19,6 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// One address of a site.
 #[derive(Debug)]
@@ -450,10 +449,5 @@ impl Core {
                 self.defer_pick(pick, &reply, now);
             }
         }
-    }
-
-    /// How long a site's connection attempts may take.
-    pub(super) fn connect_timeout(&self, route: usize) -> Duration {
-        self.settings.routes[route].connect_timeout
     }
 }
