@@ -292,7 +292,8 @@ impl Core {
             while let Some(bytes) = outbound.client.poll_transmit() {
                 self.send(outbound.conn, bytes);
             }
-            match outbound.client.poll_event()? {
+            let Some(event) = outbound.client.poll_event() else { return Some(outbound) };
+            match event {
                 ClientEvent::Ready => {
                     if outbound.phase == Phase::Opening {
                         if let Some(known) = self.sites.get_mut(outbound.site) {

@@ -73,6 +73,7 @@ impl Core {
             return;
         }
         self.stopping = Some(now.instant);
+        self.return_all_guests(now.instant);
         self.commands.push_back(Command::StopListening);
         let open: Vec<(ConnId, bool)> = (0..self.connections.places())
             .filter_map(|index| self.connections.at(index))
@@ -94,7 +95,10 @@ impl Core {
             return;
         }
         let late = now.instant.since(since) >= DRAIN_TIME;
-        let quiet = self.connections.inbound() == 0 && self.connections.outbound() == 0 && self.storing.is_empty();
+        let quiet = self.connections.inbound() == 0
+            && self.connections.outbound() == 0
+            && self.storing.is_empty()
+            && self.leases.none_out();
         if late && !quiet {
             self.close_all();
         }
