@@ -1,1 +1,13 @@
-//! To be filled.
+//! The protocol, pure: bytes and the time go in; replies, questions to the owner and deadlines come out. Nothing here
+//! does IO or reads a clock.
+
+pub mod command;
+mod content;
+pub mod data;
+pub mod extensions;
+pub mod line;
+pub mod parameters;
+pub mod proxy;
+pub mod replies;
+pub mod server;
+pub mod transaction;
