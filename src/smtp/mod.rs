@@ -8,3 +8,16 @@ mod client_exchange;
 mod client_tests;
 mod client_transaction;
 pub mod peer;
+//! The protocol, pure: bytes and the time go in; replies, questions to the owner and deadlines come out. Nothing here
+//! does IO or reads a clock.
+
+pub mod command;
+mod content;
+pub mod data;
+pub mod extensions;
+pub mod line;
+pub mod parameters;
+pub mod proxy;
+pub mod replies;
+pub mod server;
+pub mod transaction;
