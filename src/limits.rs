@@ -3,6 +3,69 @@
 //!
 //! What happens when a bound is reached is told where the bound is used.
 
+use std::time::Duration;
+
+// ---- shard ----
+
+/// Shards of one process, at most: a shard's number is one octet and names its log.
+pub const MAX_SHARDS: usize = 256;
+/// Sites of one process. Each takes about 300 octets in each shard that sends there.
+pub const MAX_SITES: usize = 1_000_000;
+/// Domains whose routes a shard remembers.
+pub const MAX_CACHED_DOMAINS: usize = 200_000;
+/// Tenants whose mail is kept apart: a tenant's number has 16 bits.
+pub const MAX_TENANTS: usize = 60_000;
+/// How long "too many sites" is believed.
+pub const NEGATIVE_DNS_TTL: Duration = Duration::from_secs(60);
+/// A question to DNS that was not answered by then is asked again.
+pub const RESOLVE_AGAIN: Duration = Duration::from_secs(15);
+/// How long a host is left alone after its first failure; doubles with each further one.
+pub const HOST_BACKOFF_FIRST: Duration = Duration::from_secs(5);
+/// The longest time a host is left alone.
+pub const HOST_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// How long opportunistic connections do without TLS where it broke.
+pub const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
+/// Octets that a message's content starts with in memory: most small messages need no second allocation.
+pub const INLINE_CONTENT_START: usize = 2048;
+/// Octets of one write of content that goes to its own file: a multiple of the disk's block.
+pub const SPILL_CHUNK: usize = 256 * 1024;
+/// Octets of the largest content that a record can describe.
+pub const MAX_SPILLED_CONTENT: u64 = u32::MAX as u64 - 4096;
+/// Leases that a shard may have with each other shard.
+pub const LEASES_PER_SHARD: u32 = 64;
+/// Messages that a shard's mailbox holds: leases and answers of every other shard, and the control thread's.
+pub const MAILBOX_CAPACITY: usize = 64 * 1024;
+/// Of these, how many the control thread may use.
+pub const MAILBOX_FOR_CONTROL: usize = 4096;
+/// A shard with fewer ready messages than this needs no help.
+pub const HELP_ABOVE: u32 = 512;
+/// Ready recipients of a site that is down, looked at for expiry in one sweep.
+pub const EXPIRY_SWEEP: usize = 64;
+/// Octets of peer and reply kept with an outcome.
+pub const DETAILS_MAX: usize = 512;
+/// Octets of a message read for a report on it.
+pub const DSN_HEAD: u32 = 64 * 1024;
+/// Octets that the record of a report takes besides its content.
+pub const DSN_ROOM: usize = 8 * 1024;
+/// Messages in one page of an operator's list.
+pub const ADMIN_PAGE_MAX: usize = 1000;
+/// Messages that a shard looks at for one operator's request, so that no request holds up the mail.
+pub const ADMIN_BUDGET: usize = 4000;
+/// Reports for the control thread kept while its mailbox is full.
+pub const MAX_QUEUED_REPORTS: usize = 1024;
+/// Ticks between the slow housekeeping: a second.
+pub const SLOW_TICKS: u64 = 50;
+/// A tick looks at one in so many connections: each is seen once a second.
+pub const SWEEP_SHARE: usize = 50;
+/// How long a stop waits for transactions under way.
+pub const DRAIN_TIME: Duration = Duration::from_secs(20);
+
+const _: () = assert!(SPILL_CHUNK.is_multiple_of(4096));
+const _: () = assert!(
+    2 * LEASES_PER_SHARD as usize * (MAX_SHARDS - 1) + MAILBOX_FOR_CONTROL <= MAILBOX_CAPACITY,
+    "a mailbox has room for all leases and answers, so that shards cannot lock each other up"
+);
+
 // ---- address ----
 
 /// Octets of a local part (RFC 5321 4.5.3.1.1).
@@ -93,3 +156,32 @@ pub const DSN_RETURNED_OCTETS_MAX: usize = 64 * 1024;
 pub const DSN_RETURNED_HEADERS_OCTETS_MAX: usize = 32 * 1024;
 /// Octets of a peer's reply that stand in a report, twice (for people and for programs) for each recipient.
 pub const DSN_DIAGNOSTIC_OCTETS_MAX: usize = 2 * 1024;
+// ---- queue ----
+
+/// Recipients of one message, at most, in the queue: their places are 16-bit numbers and the last is "none".
+pub const QUEUE_RECIPIENTS_MAX: usize = u16::MAX as usize - 1;
+/// No retry comes sooner, whatever the schedule says: a schedule of zero must not spin.
+pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+/// A peer that names a time before which it wants no retry is obeyed up to here: longer would be a way to make
+/// mail expire.
+pub const RETRY_NOT_BEFORE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Due times from here on are rounded up to whole seconds, so that recipients of one message that failed one after
+/// the other in one transaction come back together.
+pub const RETRY_ROUNDING_FROM: Duration = Duration::from_secs(60);
+/// Octets a tenant may send to a site per turn while others wait: a few small messages, so that turns are short.
+pub const FAIRNESS_QUANTUM: u64 = 32 * 1024;
+/// What a transaction costs in octets besides its content: its round trips hold a connection about as long.
+pub const TRANSACTION_COST: u64 = 4 * 1024;
+/// Messages whose timers are handled in one call, at most, so that a shard is not held up when very many fall due
+/// at once; the rest follow in the next turn.
+pub const TIMEOUT_BATCH: usize = 1024;
+/// While the whole queue is on hold, delay warnings are looked at again after this long.
+pub const WARNING_RECHECK: Duration = Duration::from_secs(15 * 60);
+
+const _: () = assert!(TRANSACTION_COST < FAIRNESS_QUANTUM);
+const _: () = assert!(RETRY_WAIT_MIN.as_millis() < RETRY_ROUNDING_FROM.as_millis());
+
+// ---- policy ----
+
+/// IPv6 clients are counted by their network of this length: an end site holds at least so much (RFC 6177).
+pub const CLIENT_IPV6_PREFIX: u8 = 64;

@@ -1,1 +1,2 @@
-//! To be filled.
+//! The machine: the only place that uses glommio, sockets, TLS, DNS and clocks.
+pub mod handler;
