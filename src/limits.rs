@@ -129,35 +129,6 @@ pub const PROXY_V1_OCTETS_MAX: usize = 107;
 /// than 200; a header that announces more is refused.
 pub const PROXY_V2_BODY_OCTETS_MAX: usize = 2048;
 
-// ---- smtp: client ----
-
-/// Octets of a streamed content asked of the owner at a time. One such piece is being written to the socket while
-/// the next is being read, so a delivery holds two of them.
-pub const CLIENT_CONTENT_PIECE_OCTETS_MAX: usize = 64 * 1024;
-
-/// Chunks (BDAT) of a streamed content that may be under way without a reply, where the peer offers PIPELINING.
-/// With pieces of 64 KiB, half a megabyte: enough for a long, fast line.
-pub const CLIENT_CHUNKS_UNANSWERED_MAX: u32 = 8;
-
-/// Octets kept of the name a peer gives in its greeting: as long as a domain can be (RFC 5321 4.5.3.1.2).
-pub const PEER_NAME_OCTETS_MAX: usize = 255;
-
-// ---- policy: trace ----
-
-/// Octets of a name (HELO, this host) in a Received header: as long as a domain can be (RFC 5321 4.5.3.1.2).
-pub const TRACE_NAME_OCTETS_MAX: usize = 255;
-
-/// Octets of a content in which headers are looked for: far above any honest header section, and cheap to scan.
-pub const HEADER_SCAN_OCTETS_MAX: usize = 256 * 1024;
-
-// ---- queue: reports ----
-
-/// Octets of a message that is returned whole with the report of its failure; of a greater one, only its headers.
-pub const DSN_RETURNED_OCTETS_MAX: usize = 64 * 1024;
-/// Octets of headers returned with a report; more are cut at a line's end.
-pub const DSN_RETURNED_HEADERS_OCTETS_MAX: usize = 32 * 1024;
-/// Octets of a peer's reply that stand in a report, twice (for people and for programs) for each recipient.
-pub const DSN_DIAGNOSTIC_OCTETS_MAX: usize = 2 * 1024;
 // ---- queue ----
 
 /// Recipients of one message, at most, in the queue: their places are 16-bit numbers and the last is "none".
@@ -207,3 +178,15 @@ pub const TRACE_NAME_OCTETS_MAX: usize = 255;
 
 /// Octets of a content in which headers are looked for: far above any honest header section, and cheap to scan.
 pub const HEADER_SCAN_OCTETS_MAX: usize = 256 * 1024;
+
+// ---- queue: reports ----
+
+/// Octets of a message that is returned whole with the report of its failure; of a greater one, only its headers.
+pub const DSN_RETURNED_OCTETS_MAX: usize = 64 * 1024;
+/// Octets of headers returned with a report; more are cut at a line's end.
+pub const DSN_RETURNED_HEADERS_OCTETS_MAX: usize = 32 * 1024;
+/// Octets of a peer's reply that stand in a report, twice (for people and for programs) for each recipient.
+pub const DSN_DIAGNOSTIC_OCTETS_MAX: usize = 2 * 1024;
+
+const _: () = assert!(DSN_RETURNED_HEADERS_OCTETS_MAX <= DSN_HEAD as usize);
+const _: () = assert!(DSN_RETURNED_OCTETS_MAX <= DSN_HEAD as usize, "what is returned was read");
