@@ -178,3 +178,15 @@ pub const TRACE_NAME_OCTETS_MAX: usize = 255;
 
 /// Octets of a content in which headers are looked for: far above any honest header section, and cheap to scan.
 pub const HEADER_SCAN_OCTETS_MAX: usize = 256 * 1024;
+
+// ---- queue: reports ----
+
+/// Octets of a message that is returned whole with the report of its failure; of a greater one, only its headers.
+pub const DSN_RETURNED_OCTETS_MAX: usize = 64 * 1024;
+/// Octets of headers returned with a report; more are cut at a line's end.
+pub const DSN_RETURNED_HEADERS_OCTETS_MAX: usize = 32 * 1024;
+/// Octets of a peer's reply that stand in a report, twice (for people and for programs) for each recipient.
+pub const DSN_DIAGNOSTIC_OCTETS_MAX: usize = 2 * 1024;
+
+const _: () = assert!(DSN_RETURNED_HEADERS_OCTETS_MAX <= DSN_HEAD as usize);
+const _: () = assert!(DSN_RETURNED_OCTETS_MAX <= DSN_HEAD as usize, "what is returned was read");
