@@ -10,10 +10,9 @@ use crate::event::{Event, Severity};
 use crate::id::{MessageId, MessageIds};
 use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide};
 use crate::limits::{MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHARE};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{QueueDepth, ShardMetrics};
 use crate::policy::session_limits::SessionLimits;
-use crate::queue::destination::SiteId;
-use crate::queue::{Queue, QueueConfig};
+use crate::queue::{Queue, QueueConfig, SiteId};
 use crate::shard::connections::{Conn, Connections};
 use crate::shard::egress;
 use crate::shard::ingress;
@@ -25,7 +24,7 @@ use crate::shard::retained::Retained;
 use crate::shard::router::Router;
 use crate::shard::settings::{Settings, Target};
 use crate::shard::site::Sites;
-use crate::shard::storing::Storing;
+use crate::shard::storing::{Pending, Storing};
 use crate::shard::tenants::Tenants;
 use bytes::Bytes;
 use foldhash::HashMap;
@@ -83,6 +82,8 @@ pub struct Core {
     /// Sessions whose content goes to a file of its own.
     pub(super) spilling: HashMap<MessageId, ConnId>,
     pub(super) unsent_notifications: Vec<Unsent>,
+    /// Notifications whose record the spool moves.
+    pub(super) moving_notifications: Vec<Pending>,
     pub(super) retained: Retained,
     pub(super) reports: Reports,
     /// Connections that wait for content.
@@ -115,11 +116,9 @@ impl Core {
         let CoreParts { shard, shards, settings, sites: permits, loads, first_sequence, seed, recovering } = parts;
         let log = Log::new(
             LogConfig {
-                log: shard,
                 segment_size: settings.segment_size,
                 spares: settings.spare_segments,
-                seed,
-                ..LogConfig::default()
+                ..LogConfig::new(shard, seed)
             },
             first_sequence,
         );
@@ -146,6 +145,7 @@ impl Core {
             storing: Storing::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
+            moving_notifications: Vec::new(),
             retained: Retained::new(settings.retained_content),
             reports: Reports::default(),
             fetching: HashMap::default(),
@@ -224,16 +224,12 @@ impl Core {
                     }
                 }
                 LogEvent::Spilled { id, result } => self.content_spilled(MessageId(id), result.is_err(), now),
-                LogEvent::SpillProgress { id, octets } => self.spill_progress(MessageId(id), octets),
+                LogEvent::SpillProgress { id, .. } => self.spill_progress(MessageId(id)),
                 LogEvent::WantState { id } => {
                     let states = self.queue.find(MessageId(id)).map(|slot| self.fold(slot));
                     self.log.provide_state(id, states);
                 }
-                LogEvent::Moved { id, content } => {
-                    if let Some(slot) = self.queue.find(MessageId(id)) {
-                        self.queue.update_content(slot, content.into());
-                    }
-                }
+                LogEvent::Moved { id, content } => self.message_moved(MessageId(id), content, now),
                 LogEvent::Trouble(text) => self.notice(Severity::Error, text),
                 LogEvent::SpaceLow => {
                     self.notice(Severity::Error, "the spool's disk is full: new mail gets 452; free some disk space")
@@ -294,8 +290,21 @@ impl Core {
         let usage = self.log.usage();
         metrics.sessions_open = self.connections.inbound() as u64;
         metrics.outgoing_open = self.connections.outbound() as u64;
-        metrics.note_queue(&counts);
-        metrics.note_log(&usage);
+        metrics.queue = QueueDepth {
+            messages: counts.messages,
+            unrouted: counts.unrouted,
+            resolving: counts.parked,
+            scheduled: counts.scheduled,
+            ready: counts.ready,
+            in_flight: counts.in_flight,
+            held: counts.held,
+        };
+        metrics.segments = usage.segments as u64;
+        metrics.spare_segments = usage.spares as u64;
+        metrics.spool_octets = usage.bytes;
+        metrics.batches = usage.batches;
+        metrics.syncs = usage.syncs;
+        metrics.records = usage.records;
         metrics.retained_octets = self.retained.octets() as u64;
         metrics.content_octets = self.content_octets as u64;
         metrics.queue_by_site = self

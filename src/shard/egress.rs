@@ -7,8 +7,7 @@
 use crate::clock::{Instant, Now};
 use crate::id::MessageId;
 use crate::io::handler::{CloseReason, Command, ConnId, TlsInfo, TlsSide};
-use crate::queue::Slot;
-use crate::queue::destination::SiteId;
+use crate::queue::{SiteId, Slot};
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
@@ -150,7 +149,7 @@ impl Core {
             Arc::clone(&route.client)
         };
         let from = route.source;
-        let timeout = self.connect_timeout(known.permits.route);
+        let timeout = route.connect_timeout;
         let remote = match name {
             Some(name) if *name != *address.ip().to_string() => format!("{name} [{}]:{}", address.ip(), address.port()),
             _ => format!("[{}]:{}", address.ip(), address.port()),

@@ -9,7 +9,7 @@ use crate::envelope::{Envelope, Recipient};
 use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
-use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK};
+use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
 use crate::policy::trace;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
@@ -76,7 +76,7 @@ pub struct Incoming {
 pub struct Spill {
     /// Octets handed to the disk.
     pub written: u64,
-    /// Of these, not yet with the disk.
+    /// Pieces handed over and not yet with the disk.
     pub in_flight: usize,
     /// CRC-32C of what was handed over.
     pub crc: u32,
@@ -232,7 +232,7 @@ impl InboundState {
     /// Whether the disk is so far behind with this message that no more is read.
     fn must_wait_for_disk(&self) -> bool {
         let spill = self.incoming.as_ref().and_then(|incoming| incoming.spill.as_ref());
-        spill.is_some_and(|spill| spill.in_flight >= 4 * SPILL_CHUNK)
+        spill.is_some_and(|spill| spill.in_flight >= SPILL_PIECES_MAX)
     }
 }
 
@@ -257,7 +257,7 @@ impl Receiving<'_> {
         let rest = incoming.content.split_off(whole);
         let chunk = Bytes::from(std::mem::replace(&mut incoming.content, rest));
         spill.crc = crc32c::crc32c_append(spill.crc, &chunk);
-        spill.in_flight += chunk.len();
+        spill.in_flight += 1;
         let offset = spill.written;
         spill.written += chunk.len() as u64;
         self.core.content_octets -= incoming.counted - incoming.content.len();
@@ -275,6 +275,11 @@ impl Receiving<'_> {
         if headers.received_count > self.core.settings.max_received_headers {
             return Err(Reply::fixed(554, 5, 4, 6, "Too many Received headers: this message goes round in a loop; check the routes of the hosts it passed"));
         }
+        if let Some(name) = &listener.tenant_header
+            && let Some(tenant) = trace::header_value(received, name)
+        {
+            incoming.envelope.tenant = tenant;
+        }
         if listener.submission {
             let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
             if !added.is_empty() {
@@ -282,16 +287,11 @@ impl Receiving<'_> {
                 whole.extend_from_slice(trace);
                 whole.extend_from_slice(&added);
                 whole.extend_from_slice(received);
+                incoming.content = whole;
                 incoming.len += added.len() as u64;
                 incoming.counted += added.len();
                 self.core.content_octets += added.len();
-                incoming.content = whole;
             }
-        }
-        if let Some(name) = &listener.tenant_header
-            && let Some(tenant) = trace::header_value(received, name)
-        {
-            incoming.envelope.tenant = tenant;
         }
         Ok(())
     }

@@ -7,8 +7,7 @@
 use crate::clock::{Instant, Now};
 use crate::io::handler::Command;
 use crate::limits::{HELP_ABOVE, LEASES_PER_SHARD};
-use crate::queue::Slot;
-use crate::queue::destination::SiteId;
+use crate::queue::{SiteId, Slot};
 use crate::shard::core::Core;
 use crate::shard::message::{Lease, LeaseEnded, ToShard};
 use std::sync::Arc;

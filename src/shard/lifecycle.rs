@@ -6,9 +6,7 @@ use crate::event::Severity;
 use crate::id::MessageId;
 use crate::io::handler::{Command, ConnId};
 use crate::limits::DRAIN_TIME;
-use crate::queue::recipient_state::{Disposition, State};
-use crate::queue::store::Fate;
-use crate::queue::{NewMessage, RecoveredState, Slot};
+use crate::queue::{Disposition, Fate, NewMessage, RecoveredState, Slot};
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::message::{Report, ShardState};
@@ -48,13 +46,13 @@ impl Core {
 
     /// The state of each recipient, for a record that is moved.
     pub(super) fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
-        let Some(message) = self.queue.message(slot) else { return Vec::new() };
-        message
-            .recipients()
-            .map(|(_, view)| RecipientFold {
-                kind: kind(view.state(), view.is_held()),
-                attempts: view.attempts(),
-                next_due_ms: view.due().map_or(0, UnixTime::as_millis),
+        let states = self.queue.message(slot).map(|message| message.fold()).unwrap_or_default();
+        states
+            .into_iter()
+            .map(|state| RecipientFold {
+                kind: kind(state.fate),
+                attempts: state.attempts,
+                next_due_ms: state.next_due.as_millis(),
             })
             .collect()
     }
@@ -131,14 +129,14 @@ fn fate(state: &RecipientFold) -> Fate {
 }
 
 /// The other way round.
-fn kind(state: State, held: bool) -> Option<OutcomeKind> {
-    match state {
-        State::Done(Disposition::Delivered) => Some(OutcomeKind::Delivered),
-        State::Done(Disposition::Bounced) => Some(OutcomeKind::Bounced),
-        State::Done(Disposition::Expired) => Some(OutcomeKind::Expired),
-        State::Done(Disposition::Suppressed) => Some(OutcomeKind::Suppressed),
-        State::Done(Disposition::Deleted) => Some(OutcomeKind::Deleted),
-        _ if held => Some(OutcomeKind::Held),
-        _ => None,
+fn kind(fate: Fate) -> Option<OutcomeKind> {
+    match fate {
+        Fate::Done(Disposition::Delivered) => Some(OutcomeKind::Delivered),
+        Fate::Done(Disposition::Bounced) => Some(OutcomeKind::Bounced),
+        Fate::Done(Disposition::Expired) => Some(OutcomeKind::Expired),
+        Fate::Done(Disposition::Suppressed) => Some(OutcomeKind::Suppressed),
+        Fate::Done(Disposition::Deleted) => Some(OutcomeKind::Deleted),
+        Fate::Held => Some(OutcomeKind::Held),
+        Fate::Waiting => None,
     }
 }

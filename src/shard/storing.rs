@@ -9,13 +9,13 @@ use crate::event::{Event, Severity};
 use crate::id::MessageId;
 use crate::io::handler::{Command, ConnId};
 use crate::limits::MAX_SPILLED_CONTENT;
-use crate::queue::NewMessage;
+use crate::queue::{NewMessage, StoredContent};
 use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::ingress::Incoming;
 use bytes::Bytes;
 use ringpost_spool as spool;
-use ringpost_spool::{ContentRef, NewContent, Position};
+use ringpost_spool::{ContentRef, NewContent, Position, SegmentId};
 use std::collections::VecDeque;
 
 /// A message whose record is appended and not yet known to be durable.
@@ -87,11 +87,11 @@ impl Core {
     }
 
     /// A block of a message's own file is with the disk.
-    pub(super) fn spill_progress(&mut self, id: MessageId, octets: usize) {
+    pub(super) fn spill_progress(&mut self, id: MessageId) {
         let Some(&conn) = self.spilling.get(&id) else { return };
         let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
         if let Some(spill) = inbound.state.incoming.as_mut().and_then(|incoming| incoming.spill.as_mut()) {
-            spill.in_flight = spill.in_flight.saturating_sub(octets);
+            spill.in_flight = spill.in_flight.saturating_sub(1);
         }
         self.resume(&mut inbound.state);
         self.connections.put(conn, crate::shard::connections::Conn::Inbound(inbound));
@@ -219,11 +219,20 @@ impl Core {
             let Some(pending) = self.storing.pop_front() else { break };
             match pending.conn {
                 Some(conn) => self.answer_stored(conn, Err(STORAGE_FAILED), now),
-                // A notification of our own: its outcome is appended again by the spool, and so it is by us.
-                None => self.unsent_notifications.push((pending.id, pending.envelope, pending.chunks, pending.about)),
+                // A notification of our own: the spool appends it again, with its outcome, and says where it is then.
+                None => self.moving_notifications.push(pending),
             }
         }
-        self.append_unsent_notifications(now);
+    }
+
+    /// A message's record lies elsewhere from now on.
+    pub(super) fn message_moved(&mut self, id: MessageId, content: ContentRef, now: Now) {
+        if let Some(at) = self.moving_notifications.iter().position(|pending| pending.id == id) {
+            let pending = self.moving_notifications.swap_remove(at);
+            self.message_durable(Pending { content, ..pending }, now);
+        } else if let Some(slot) = self.queue.find(id) {
+            self.queue.update_content(slot, content.into());
+        }
     }
 
     /// Tries again to store notifications for which the spool had no room.
@@ -238,5 +247,19 @@ impl Core {
 
     pub(super) fn notice(&mut self, severity: Severity, text: impl Into<String>) {
         self.event(Event::Notice { severity, text: text.into().into() });
+    }
+}
+
+impl From<ContentRef> for StoredContent {
+    fn from(content: ContentRef) -> StoredContent {
+        let ContentRef { segment, offset, len, crc, spilled } = content;
+        StoredContent { segment: segment.0, offset, len, crc, spilled }
+    }
+}
+
+impl From<StoredContent> for ContentRef {
+    fn from(content: StoredContent) -> ContentRef {
+        let StoredContent { segment, offset, len, crc, spilled } = content;
+        ContentRef { segment: SegmentId(segment), offset, len, crc, spilled }
     }
 }
