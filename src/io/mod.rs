@@ -8,6 +8,7 @@ mod connection;
 mod connection_task;
 mod disk;
 mod disk_helper;
+pub mod dns;
 pub mod executor;
 pub mod handler;
 mod listener;

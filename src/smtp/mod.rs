@@ -1,13 +1,3 @@
-//! To be filled.
-pub mod client;
-mod client_config;
-mod client_content;
-mod client_event;
-mod client_exchange;
-#[cfg(test)]
-mod client_tests;
-mod client_transaction;
-pub mod peer;
 //! The protocol, pure: bytes and the time go in; replies, questions to the owner and deadlines come out. Nothing here
 //! does IO or reads a clock.
 
