@@ -494,6 +494,12 @@ impl Log {
             .min()
     }
 
+    /// Whether everything that was appended is durable and no write or sync is under way.
+    pub fn is_idle(&self) -> bool {
+        let usage = self.usage();
+        usage.unsynced_bytes == 0 && usage.parked == 0 && self.batch.is_none() && self.pending.is_empty()
+    }
+
     /// Counters and gauges.
     pub fn usage(&self) -> Usage {
         let tallies = || self.open.iter().map(|s| &s.tally).chain(self.kept.values().map(|k| &k.tally));

@@ -27,7 +27,7 @@ use crate::shard::site::Sites;
 use crate::shard::storing::{Pending, Storing};
 use crate::shard::tenants::Tenants;
 use bytes::Bytes;
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use ringpost_spool::{DiskDone, DiskOp, Log, LogConfig, LogEvent, OpId};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -84,6 +84,8 @@ pub struct Core {
     /// Sessions whose content goes to a file of its own.
     pub(super) spilling: HashMap<MessageId, ConnId>,
     pub(super) unsent_notifications: Vec<Unsent>,
+    /// Messages in the spool whose envelope cannot be read: they stay where they are.
+    pub(super) unreadable: HashSet<MessageId>,
     /// Notifications whose record the spool moves.
     pub(super) moving_notifications: Vec<Pending>,
     pub(super) retained: Retained,
@@ -149,6 +151,7 @@ impl Core {
             storing: Storing::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
+            unreadable: HashSet::default(),
             moving_notifications: Vec::new(),
             retained: Retained::new(settings.retained_content),
             reports: Reports::default(),
@@ -230,10 +233,7 @@ impl Core {
                 }
                 LogEvent::Spilled { id, result } => self.content_spilled(MessageId(id), result.is_err(), now),
                 LogEvent::SpillProgress { id, .. } => self.spill_progress(MessageId(id)),
-                LogEvent::WantState { id } => {
-                    let states = self.queue.find(MessageId(id)).map(|slot| self.fold(slot));
-                    self.log.provide_state(id, states);
-                }
+                LogEvent::WantState { id } => self.tell_state(MessageId(id)),
                 LogEvent::Moved { id, content } => self.message_moved(MessageId(id), content, now),
                 LogEvent::Trouble(text) => self.notice(Severity::Error, text),
                 LogEvent::SpaceLow => {
@@ -370,8 +370,9 @@ impl Handler for Core {
         }
     }
 
-    fn sent(&mut self, _conn: ConnId, now: Now) {
+    fn sent(&mut self, conn: ConnId, now: Now) {
         self.now = now;
+        self.outbound_sent(conn);
     }
 
     fn tls_started(&mut self, conn: ConnId, info: TlsInfo, now: Now, out: &mut Vec<u8>) {

@@ -25,6 +25,7 @@ impl Core {
                         Severity::Error,
                         format!("the envelope of {id} in the spool cannot be read ({error}); it stays there: see `ringpost spool dump`"),
                     );
+                    self.unreadable.insert(id);
                     continue;
                 }
             };
@@ -44,8 +45,22 @@ impl Core {
         self.route_unrouted(now);
     }
 
+    /// The spool wants to move a message's record: the states of its recipients, if it is still here.
+    pub(super) fn tell_state(&mut self, id: MessageId) {
+        match self.queue.find(id) {
+            None if self.unreadable.contains(&id) => self.log.keep_place(id.0),
+            None => self.log.provide_state(id.0, None),
+            // A fate whose report is not stored yet must not look final.
+            Some(slot) if self.reports.is_open(slot) => self.log.keep_place(id.0),
+            Some(slot) => {
+                let states = self.fold(slot);
+                self.log.provide_state(id.0, Some(states));
+            }
+        }
+    }
+
     /// The state of each recipient, for a record that is moved.
-    pub(super) fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
+    fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
         let states = self.queue.message(slot).map(|message| message.fold()).unwrap_or_default();
         states
             .into_iter()
@@ -102,7 +117,7 @@ impl Core {
         if late && !quiet {
             self.close_all();
         }
-        if quiet && self.log.is_idle() {
+        if quiet && self.reports.none_open() && self.log.is_idle() {
             self.set_stopped();
             let shard = self.shard;
             self.report(Report::State { shard, state: ShardState::Stopped });
