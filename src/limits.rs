@@ -154,3 +154,8 @@ const _: () = assert!(RETRY_WAIT_MIN.as_millis() < RETRY_ROUNDING_FROM.as_millis
 
 /// IPv6 clients are counted by their network of this length: an end site holds at least so much (RFC 6177).
 pub const CLIENT_IPV6_PREFIX: u8 = 64;
+/// Sessions of one shard, at most, whatever the configuration says: the table that counts them by client has twice
+/// as many places of 16 octets.
+pub const SESSIONS_MAX: usize = 1 << 20;
+
+const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");
