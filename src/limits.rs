@@ -190,3 +190,8 @@ pub const DSN_DIAGNOSTIC_OCTETS_MAX: usize = 2 * 1024;
 
 const _: () = assert!(DSN_RETURNED_HEADERS_OCTETS_MAX <= DSN_HEAD as usize);
 const _: () = assert!(DSN_RETURNED_OCTETS_MAX <= DSN_HEAD as usize, "what is returned was read");
+/// Sessions of one shard, at most, whatever the configuration says: the table that counts them by client has twice
+/// as many places of 16 octets.
+pub const SESSIONS_MAX: usize = 1 << 20;
+
+const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");
