@@ -62,6 +62,8 @@ pub struct RecoveredSegment {
     pub(crate) generation: u64,
     pub(crate) homes: Vec<SegmentId>,
     pub(crate) index: RecoveredIndex,
+    /// Messages of which a newer copy lies elsewhere.
+    pub(crate) moved_out: Vec<u64>,
     /// The end to state, so that the next recovery knows it.
     pub(crate) cut: Option<Cut>,
 }
@@ -242,6 +244,16 @@ pub(crate) struct Recovery<'a> {
     spilled: HashSet<u64>,
 }
 
+/// What a message's record is worth.
+enum Placed {
+    /// It waits, with its recipients in these states.
+    Live(Vec<RecipientFold>),
+    /// All its recipients are done.
+    Done,
+    /// A newer copy of it was met.
+    Moved,
+}
+
 /// How the segment at hand is read.
 struct Layout {
     header: SegmentHeader,
@@ -324,6 +336,7 @@ impl<'a> Recovery<'a> {
             generation: 0,
             homes: Vec::new(),
             index: RecoveredIndex::Memory(Vec::new()),
+            moved_out: Vec::new(),
             cut: None,
         };
         let mut reader = match Reader::open(self.disk, FileId::Segment(id), WINDOW_SCAN) {
@@ -369,17 +382,21 @@ impl<'a> Recovery<'a> {
         if let Ok(header) = reader.header(id) {
             return Some((header, false));
         }
-        let trailer = reader.trailer(id);
-        let successor = self.previous.get(&id).copied().filter(|(epoch, end)| {
-            let settled = self.floors.get(&(id.log(), *epoch)).is_some_and(|floor| floor.sequence > id.sequence());
-            *end > 0 && settled
-        });
-        let epoch = trailer.map(|t| t.epoch).or(successor.map(|(epoch, _)| epoch))?;
+        // A footer may have reached the disk though nothing before it did: the log must have gone beyond.
+        let settled = |epoch: u32| self.floors.get(&(id.log(), epoch)).is_some_and(|f| f.sequence > id.sequence());
+        let trailer = reader.trailer(id).filter(|trailer| settled(trailer.epoch));
+        let cut =
+            self.cuts.iter().find(|((segment, _), _)| *segment == id).map(|((_, generation), end)| (*generation, *end));
+        if cut.is_some_and(|(_, end)| end == 0) {
+            return None;
+        }
+        let successor = self.previous.get(&id).copied().filter(|(epoch, end)| *end > 0 && settled(*epoch));
+        let epoch = trailer.map(|t| t.epoch).or(successor.map(|(epoch, _)| epoch)).or(cut.map(|_| u32::MAX))?;
         self.damage(id, 0, BLOCK, "the header is damaged");
         recovered.damaged = true;
         let first = reader.bytes(u64::from(BLOCK), crate::batch::BATCH_HEAD_LEN as usize);
         let first = first.and_then(|bytes| BatchHead::decode(bytes, id, BLOCK)).map(|head| head.generation);
-        let Some(generation) = trailer.map(|t| t.generation).or(first) else {
+        let Some(generation) = trailer.map(|t| t.generation).or(cut.map(|(generation, _)| generation)).or(first) else {
             self.damage(id, BLOCK, 0, "the first batch is damaged too: nothing of the segment can be told apart");
             return None;
         };
@@ -409,8 +426,11 @@ impl<'a> Recovery<'a> {
                 self.read_indexed(reader, &mut layout, footer);
                 return layout;
             }
-            self.damage(id, trailer.appended_end, 0, "the footer is damaged; the segment was read without it");
-            layout.damaged = true;
+            // Behind a stated end the footer may never have been durable.
+            if cut.is_none() {
+                self.damage(id, trailer.appended_end, 0, "the footer is damaged; the segment was read without it");
+                layout.damaged = true;
+            }
         }
         let limit = cut.unwrap_or(header.size).min(reader.size());
         let batches = reader.batches(id, header.generation, limit);
@@ -617,8 +637,13 @@ impl<'a> Recovery<'a> {
                 continue;
             };
             self.report.greatest_id = self.report.greatest_id.max(head.id);
-            let Some(states) = self.place(id, &head, folds) else {
-                continue;
+            let states = match self.place(id, &head, folds) {
+                Placed::Live(states) => states,
+                Placed::Done => continue,
+                Placed::Moved => {
+                    recovered.moved_out.push(head.id);
+                    continue;
+                }
             };
             let content = ContentRef {
                 segment: id,
@@ -641,13 +666,8 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Folds all that is known into a message's states. `None`: it is done, or a newer copy was met.
-    fn place(
-        &mut self,
-        segment: SegmentId,
-        head: &RecordHead,
-        folds: Vec<RecipientFold>,
-    ) -> Option<Vec<RecipientFold>> {
+    /// Folds all that is known into a message's states.
+    fn place(&mut self, segment: SegmentId, head: &RecordHead, folds: Vec<RecipientFold>) -> Placed {
         let mut facts = self.facts.remove(&head.id).unwrap_or_default();
         for holder in &facts.holders {
             self.homes.entry(*holder).or_default().insert(segment);
@@ -666,8 +686,11 @@ impl<'a> Recovery<'a> {
             }
             self.facts.insert(head.id, facts);
         }
-        let live = !known && !states.iter().all(RecipientFold::is_final);
-        live.then_some(states)
+        match (known, states.iter().all(RecipientFold::is_final)) {
+            (true, _) => Placed::Moved,
+            (false, true) => Placed::Done,
+            (false, false) => Placed::Live(states),
+        }
     }
 
     /// Compares a content with its checksum; true if it is damaged.
