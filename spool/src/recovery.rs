@@ -353,8 +353,7 @@ impl<'a> Recovery<'a> {
         if let Some(previous) = header.previous {
             self.previous.insert(previous, (header.epoch, header.previous_end));
         }
-        let mut layout = self.layout(&mut reader, header);
-        layout.damaged |= header_damaged;
+        let mut layout = self.layout(&mut reader, header, header_damaged);
         self.read_messages(&mut reader, &mut layout, &mut recovered, emit);
         for offset in std::mem::take(&mut reader.unreadable) {
             if offset < u64::from(layout.end) {
@@ -405,7 +404,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// Finds the records of a segment, by its footer where that suffices.
-    fn layout(&mut self, reader: &mut Reader<'_>, header: SegmentHeader) -> Layout {
+    fn layout(&mut self, reader: &mut Reader<'_>, header: SegmentHeader, header_damaged: bool) -> Layout {
         let id = header.segment;
         let run = self.floors.get(&(id.log(), header.epoch)).copied().unwrap_or_default();
         let cut = self.cuts.get(&(id, header.generation)).copied();
@@ -416,7 +415,7 @@ impl<'a> Recovery<'a> {
             header,
             entries: Vec::new(),
             indexed: false,
-            damaged: false,
+            damaged: header_damaged,
             cut: None,
             seed: checksum_seed(id, header.generation),
             end: 0,
@@ -431,6 +430,11 @@ impl<'a> Recovery<'a> {
                 self.damage(id, trailer.appended_end, 0, "the footer is damaged; the segment was read without it");
                 layout.damaged = true;
             }
+        }
+        // Nobody vouches for all of it, so what the disk itself holds counts, header included.
+        reader.drop_cache();
+        if !header_damaged && reader.header(id) != Ok(header) {
+            return layout;
         }
         let limit = cut.unwrap_or(header.size).min(reader.size());
         let batches = reader.batches(id, header.generation, limit);
