@@ -33,7 +33,7 @@ use slab::{List, NONE, Slab};
 use std::collections::VecDeque;
 use std::time::Duration;
 use store::{DELETE_AFTER, HOLD_AFTER, LEASED, LISTED, Message, Recipient, Store, TRIED, WARNED};
-use timer_wheel::{TimerKey, TimerWheel, tick_at, tick_instant};
+use timer_wheel::{TimerWheel, tick_at, tick_instant};
 
 pub use destination::{SiteId, TenantId};
 pub use operate::{Filter, Page};
