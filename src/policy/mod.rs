@@ -3,3 +3,4 @@
 
 pub mod relay;
 pub mod session_limits;
+pub mod trace;

@@ -1,0 +1,443 @@
+//! A client's session at this shard: what the protocol asks (src/smtp/server.rs) is answered here from policy, bounds
+//! and the spool.
+//!
+//! Not here: waiting for the commit (src/shard/storing.rs). A session that dies takes its unfinished transaction with
+//! it; a transaction whose content is complete is stored all the same.
+
+use crate::clock::{Instant, Now};
+use crate::envelope::{Envelope, Recipient};
+use crate::event::Event;
+use crate::id::MessageId;
+use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
+use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
+use crate::policy::trace;
+use crate::reply::Reply;
+use crate::shard::connections::Conn;
+use crate::shard::core::Core;
+use crate::shard::storing::Origin;
+use crate::smtp::server::{MailFrom, Session, Step, Transactions};
+use bytes::Bytes;
+use std::net::SocketAddr;
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The protocol.
+    pub session: Session,
+    /// Everything else.
+    pub state: InboundState,
+}
+
+/// What the shard knows of a session besides its protocol.
+#[derive(Debug)]
+pub struct InboundState {
+    /// The connection.
+    pub conn: ConnId,
+    /// Which listener took it.
+    pub listener: u16,
+    /// The client, as the PROXY header says where one is expected.
+    pub client: SocketAddr,
+    /// The name given with HELO or EHLO.
+    pub helo: Box<str>,
+    /// Whether it was EHLO.
+    pub extended: bool,
+    /// The handshake's facts, once there was one.
+    pub tls: Option<TlsInfo>,
+    /// What is being received.
+    pub incoming: Option<Box<Incoming>>,
+    /// Whether bytes were left with the machine, to be asked for again.
+    pub paused: bool,
+    /// Whether the session waits for the commit of its message.
+    pub storing: bool,
+}
+
+/// A message on its way in.
+#[derive(Debug)]
+pub struct Incoming {
+    /// As far as it is known.
+    pub envelope: Envelope,
+    /// Given out when the content begins.
+    pub id: MessageId,
+    /// Trace headers, then content, as far as it is still in memory.
+    pub content: Vec<u8>,
+    /// Octets of our trace headers at the start of the content.
+    pub trace_len: usize,
+    /// Octets in all, trace headers included.
+    pub len: u64,
+    /// Octets of `content` that the shard has counted.
+    pub counted: usize,
+    /// What has gone to a file of its own.
+    pub spill: Option<Spill>,
+    /// The content's end was reached.
+    pub complete: bool,
+}
+
+/// The part of a message's content that lies in its own file.
+#[derive(Debug, Default)]
+pub struct Spill {
+    /// Octets handed to the disk.
+    pub written: u64,
+    /// Pieces handed over and not yet with the disk.
+    pub in_flight: usize,
+    /// CRC-32C of what was handed over.
+    pub crc: u32,
+    /// The disk refused: the message cannot be taken.
+    pub failed: bool,
+}
+
+impl Core {
+    pub(super) fn inbound_accepted(
+        &mut self,
+        listener: usize,
+        peer: SocketAddr,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Option<ConnId> {
+        self.metrics.sessions_total += 1;
+        if let Err(reply) = self.admit(peer) {
+            self.reject(peer, "", None, &reply);
+            reply.write_to(out);
+            return None;
+        }
+        let settings = &self.settings.listeners[listener];
+        let mut session = Session::new(settings.session.clone(), settings.implicit_tls, now.instant);
+        if !settings.implicit_tls {
+            session.start(now.instant, out);
+        }
+        let conn = self.connections.allocate();
+        let state = InboundState {
+            conn,
+            listener: listener as u16,
+            client: peer,
+            helo: Box::default(),
+            extended: false,
+            tls: None,
+            incoming: None,
+            paused: false,
+            storing: false,
+        };
+        self.connections.put(conn, Conn::Inbound(Box::new(Inbound { session, state })));
+        Some(conn)
+    }
+
+    fn admit(&mut self, peer: SocketAddr) -> Result<(), Reply> {
+        if self.stopping.is_some() {
+            return Err(Reply::fixed(421, 4, 3, 2, "Shutting down; try again later"));
+        }
+        self.session_limits.admit(peer.ip())
+    }
+
+    pub(super) fn inbound_received(&mut self, mut inbound: Box<Inbound>, bytes: &[u8], now: Now, out: &mut Vec<u8>) -> usize {
+        if inbound.state.storing || inbound.state.must_wait_for_disk() {
+            inbound.state.paused = true;
+            let conn = inbound.state.conn;
+            self.connections.put(conn, Conn::Inbound(inbound));
+            return 0;
+        }
+        let Inbound { session, state } = &mut *inbound;
+        let mut owner = Receiving { core: self, state };
+        let (used, step) = session.handle_input(bytes, now, &mut owner, out);
+        self.metrics.bytes_received += used as u64;
+        inbound.state.paused = used < bytes.len();
+        self.after_step(inbound, step);
+        used
+    }
+
+    /// Puts a session back and does what its protocol asks next.
+    pub(super) fn after_step(&mut self, mut inbound: Box<Inbound>, step: Step) {
+        let conn = inbound.state.conn;
+        match step {
+            Step::Read => {}
+            Step::AwaitStorage => inbound.state.storing = true,
+            Step::StartTls => self.start_tls(conn, TlsSide::Server),
+            Step::Close => self.close(conn, true),
+        }
+        self.connections.put(conn, Conn::Inbound(inbound));
+    }
+
+    pub(super) fn inbound_tls_started(&mut self, mut inbound: Box<Inbound>, info: TlsInfo, now: Now, out: &mut Vec<u8>) {
+        let implicit = self.settings.listeners[usize::from(inbound.state.listener)].implicit_tls;
+        if implicit {
+            inbound.session.start(now.instant, out);
+        } else {
+            inbound.session.handle_tls_started(now.instant);
+        }
+        inbound.state.tls = Some(info);
+        inbound.state.helo = Box::default();
+        self.connections.put(inbound.state.conn, Conn::Inbound(inbound));
+    }
+
+    /// The machine closed the connection, or somebody asked for it.
+    pub(super) fn inbound_closed(&mut self, mut inbound: Box<Inbound>, reason: CloseReason) {
+        self.session_limits.release(inbound.state.client.ip());
+        if let CloseReason::Error(what) | CloseReason::Tls(what) = reason {
+            self.event(Event::SessionTrouble { client: inbound.state.client, what: what.into() });
+        }
+        // A message whose record is appended is no longer here: it will be delivered although nobody hears the 250.
+        self.drop_incoming(&mut inbound.state);
+    }
+
+    /// Forgets what was received so far.
+    pub(super) fn drop_incoming(&mut self, state: &mut InboundState) {
+        if let Some(incoming) = state.incoming.take() {
+            self.content_octets -= incoming.counted;
+            if incoming.spill.is_some() {
+                self.log.remove_spill(incoming.id.0);
+            }
+        }
+    }
+
+    /// Ends a session whose deadline has passed.
+    pub(super) fn inbound_timeout(&mut self, conn: ConnId, now: Now) {
+        let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
+        if inbound.state.storing || inbound.session.deadline() > now.instant {
+            self.connections.put(conn, Conn::Inbound(inbound));
+            return;
+        }
+        let mut out = Vec::new();
+        let step = inbound.session.handle_timeout(now.instant, &mut out);
+        self.send(conn, out.into());
+        if matches!(step, Step::Close) {
+            self.drop_incoming(&mut inbound.state);
+        }
+        self.after_step(inbound, step);
+    }
+
+    /// Tells a session that the shard stops; it ends now or after its transaction.
+    pub(super) fn inbound_shutdown(&mut self, conn: ConnId) {
+        let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
+        if inbound.state.storing {
+            self.connections.put(conn, Conn::Inbound(inbound));
+            return;
+        }
+        let mut out = Vec::new();
+        let step = inbound.session.handle_shutdown(&mut out);
+        self.send(conn, out.into());
+        self.after_step(inbound, step);
+    }
+
+    pub(super) fn reject(&mut self, client: SocketAddr, sender: &str, recipient: Option<&str>, reply: &Reply) {
+        self.metrics.rejected += 1;
+        self.event(Event::Rejected {
+            client: client.ip(),
+            sender: sender.into(),
+            recipient: recipient.map(Into::into),
+            reply: reply.to_string().into(),
+        });
+    }
+}
+
+impl InboundState {
+    /// Who sends.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { conn: self.conn, client: self.client.ip(), helo: self.helo.clone(), tls: self.tls.is_some() }
+    }
+
+    /// Whether the disk is so far behind with this message that no more is read.
+    fn must_wait_for_disk(&self) -> bool {
+        let spill = self.incoming.as_ref().and_then(|incoming| incoming.spill.as_ref());
+        spill.is_some_and(|spill| spill.in_flight >= SPILL_PIECES_MAX)
+    }
+}
+
+/// A session together with its shard, for as long as the protocol asks.
+struct Receiving<'a> {
+    core: &'a mut Core,
+    state: &'a mut InboundState,
+}
+
+impl Receiving<'_> {
+    fn refuse(&mut self, recipient: Option<&str>, reply: Reply) -> Reply {
+        let sender = self.state.incoming.as_ref().and_then(|incoming| incoming.envelope.reverse_path.clone());
+        self.core.reject(self.state.client, sender.as_ref().map_or("", |sender| sender.as_str()), recipient, &reply);
+        reply
+    }
+
+    /// Moves what is in memory to the message's own file; with `last`, all of it.
+    fn spill(&mut self, last: bool) {
+        let Some(incoming) = self.state.incoming.as_mut() else { return };
+        let spill = incoming.spill.get_or_insert_default();
+        let whole = if last { incoming.content.len() } else { incoming.content.len() / SPILL_CHUNK * SPILL_CHUNK };
+        let rest = incoming.content.split_off(whole);
+        let chunk = Bytes::from(std::mem::replace(&mut incoming.content, rest));
+        spill.crc = crc32c::crc32c_append(spill.crc, &chunk);
+        spill.in_flight += 1;
+        let offset = spill.written;
+        spill.written += chunk.len() as u64;
+        self.core.content_octets -= incoming.counted - incoming.content.len();
+        incoming.counted = incoming.content.len();
+        self.core.spilling.insert(incoming.id, self.state.conn);
+        self.core.log.spill(incoming.id.0, offset, vec![chunk], last);
+    }
+
+    /// The header section's checks, made once: when it is complete or content first leaves memory.
+    fn check_headers(&mut self, now: Now) -> Result<(), Reply> {
+        let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
+        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
+        let (trace, received) = incoming.content.split_at(incoming.trace_len);
+        let headers = trace::Headers::scan(received);
+        if headers.received_count > self.core.settings.max_received_headers {
+            return Err(Reply::fixed(554, 5, 4, 6, "Too many Received headers: this message goes round in a loop; check the routes of the hosts it passed"));
+        }
+        if let Some(name) = &listener.tenant_header
+            && let Some(tenant) = trace::header_value(received, name)
+        {
+            incoming.envelope.tenant = tenant;
+        }
+        if listener.submission {
+            let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
+            if !added.is_empty() {
+                let mut whole = Vec::with_capacity(incoming.content.len() + added.len());
+                whole.extend_from_slice(trace);
+                whole.extend_from_slice(&added);
+                whole.extend_from_slice(received);
+                incoming.content = whole;
+                incoming.len += added.len() as u64;
+                incoming.counted += added.len();
+                self.core.content_octets += added.len();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Transactions for Receiving<'_> {
+    fn proxied(&mut self, client: SocketAddr) {
+        self.core.session_limits.release(self.state.client.ip());
+        self.state.client = client;
+        self.core.session_limits.count(client.ip());
+    }
+
+    fn hello(&mut self, name: &str, extended: bool) {
+        self.state.helo = name.into();
+        self.state.extended = extended;
+    }
+
+    fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply> {
+        if self.core.stopping.is_some() {
+            return Err(Reply::fixed(421, 4, 3, 2, "Shutting down; try again later"));
+        }
+        if !self.core.log.accepts_messages() {
+            let reply = Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later");
+            return Err(self.refuse(None, reply));
+        }
+        let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
+        let envelope = Envelope {
+            reverse_path: mail.reverse_path,
+            body: mail.body,
+            smtputf8: mail.smtputf8,
+            ret: mail.ret,
+            envid: mail.envid,
+            recipients: Vec::with_capacity(1),
+            tenant: listener.tenant.clone(),
+            arrived: now.unix,
+            client: Box::default(),
+            require_tls: false,
+            is_dsn: false,
+        };
+        self.state.incoming = Some(Box::new(Incoming {
+            envelope,
+            id: MessageId(0),
+            content: Vec::new(),
+            trace_len: 0,
+            len: 0,
+            counted: 0,
+            spill: None,
+            complete: false,
+        }));
+        Ok(())
+    }
+
+    fn recipient(&mut self, recipient: Recipient, _now: Now) -> Result<(), Reply> {
+        let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
+        if let Err(reply) = listener.relay.may_relay(self.state.client.ip(), self.state.tls.is_some(), false) {
+            return Err(self.refuse(Some(recipient.address.as_str()), reply));
+        }
+        if let Some(incoming) = self.state.incoming.as_mut() {
+            incoming.envelope.recipients.push(recipient);
+        }
+        Ok(())
+    }
+
+    fn begin_content(&mut self, now: Now) -> Result<(), Reply> {
+        if self.core.content_octets >= self.core.content_ceiling {
+            let reply = Reply::fixed(452, 4, 3, 1, "Too much content under way; try again later");
+            return Err(self.refuse(None, reply));
+        }
+        let id = self.core.ids.next(now.unix);
+        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
+        incoming.id = id;
+        let received = trace::Received {
+            helo: &self.state.helo,
+            client: self.state.client.ip(),
+            host: &self.core.settings.hostname,
+            extended: self.state.extended,
+            tls: self.state.tls.as_ref().map(|tls| (tls.version, tls.cipher)),
+            authenticated: false,
+            smtputf8: incoming.envelope.smtputf8,
+            id,
+            recipient: match &incoming.envelope.recipients[..] {
+                [only] => Some(only.address.as_str()),
+                _ => None,
+            },
+            at: now.unix,
+        };
+        incoming.content.reserve(INLINE_CONTENT_START);
+        received.write_to(&mut incoming.content);
+        incoming.trace_len = incoming.content.len();
+        incoming.len = incoming.content.len() as u64;
+        incoming.counted = incoming.content.len();
+        incoming.envelope.client = trace::client_name(&self.state.helo, self.state.client.ip());
+        self.core.content_octets += incoming.counted;
+        Ok(())
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<(), Reply> {
+        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
+        if incoming.spill.as_ref().is_some_and(|spill| spill.failed) {
+            return Err(Reply::fixed(452, 4, 3, 1, "The spool could not take the message; try again later"));
+        }
+        incoming.content.extend_from_slice(bytes);
+        incoming.len += bytes.len() as u64;
+        incoming.counted += bytes.len();
+        self.core.content_octets += bytes.len();
+        let crowded = self.core.content_octets > self.core.settings.content_memory;
+        if incoming.content.len() >= self.core.settings.spill_above.max(SPILL_CHUNK)
+            || (crowded && incoming.content.len() >= SPILL_CHUNK)
+        {
+            if incoming.spill.is_none() {
+                self.check_headers(self.core.now)?;
+            }
+            self.spill(false);
+        }
+        Ok(())
+    }
+
+    fn end_content(&mut self, now: Now) -> Result<(), Reply> {
+        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
+        if incoming.spill.as_ref().is_some_and(|spill| spill.failed) {
+            return Err(Reply::fixed(452, 4, 3, 1, "The spool could not take the message; try again later"));
+        }
+        if incoming.spill.is_some() {
+            incoming.complete = true;
+            self.spill(true);
+            return Ok(());
+        }
+        if let Err(reply) = self.check_headers(now) {
+            return Err(self.refuse(None, reply));
+        }
+        let Some(incoming) = self.state.incoming.take() else { return Ok(()) };
+        self.core.content_octets -= incoming.counted;
+        let origin = self.state.origin();
+        self.core.store_inline(origin, *incoming, now).map_err(|reply| self.refuse(None, reply))
+    }
+
+    fn abort(&mut self) {
+        self.core.drop_incoming(self.state);
+    }
+}
+
+/// When a session must have moved on, seen from outside.
+pub(super) fn deadline(inbound: &Inbound) -> Instant {
+    if inbound.state.storing { Instant::MAX } else { inbound.session.deadline() }
+}

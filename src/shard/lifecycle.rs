@@ -1,0 +1,161 @@
+//! The two ends of a shard's life: what recovery found comes into the queue, and the orderly stop.
+
+use crate::clock::{Now, UnixTime};
+use crate::envelope::Envelope;
+use crate::event::Severity;
+use crate::id::MessageId;
+use crate::io::handler::{Command, ConnId};
+use crate::limits::DRAIN_TIME;
+use crate::queue::{Disposition, Fate, NewMessage, RecoveredState, Slot};
+use crate::shard::connections::Conn;
+use crate::shard::core::Core;
+use crate::shard::message::{Report, ShardState};
+use ringpost_spool::{OutcomeKind, RecipientFold, RecoveredMessage, RecoveredSegment};
+
+impl Core {
+    /// Recovery found these messages of ours.
+    pub(super) fn recovered(&mut self, messages: Vec<RecoveredMessage>, now: Now) {
+        for message in messages {
+            let id = MessageId(message.id);
+            self.ids.advance_past(id);
+            let envelope = match Envelope::decode(&message.envelope) {
+                Ok(envelope) => envelope,
+                Err(error) => {
+                    self.notice(
+                        Severity::Error,
+                        format!("the envelope of {id} in the spool cannot be read ({error}); it stays there: see `ringpost spool dump`"),
+                    );
+                    self.unreadable.insert(id);
+                    continue;
+                }
+            };
+            let states = message
+                .states
+                .iter()
+                .map(|state| RecoveredState {
+                    fate: fate(state),
+                    attempts: state.attempts,
+                    next_due: UnixTime::from_millis(state.next_due_ms),
+                })
+                .collect();
+            let tenant = self.tenants.id_of(&envelope.tenant);
+            let new = NewMessage { id, envelope, content: message.content.into(), states: Some(states), tenant };
+            self.queue.insert(new, now);
+        }
+        self.route_unrouted(now);
+    }
+
+    /// The spool wants to move a message's record: the states of its recipients, if it is still here.
+    pub(super) fn tell_state(&mut self, id: MessageId) {
+        match self.queue.find(id) {
+            None if self.unreadable.contains(&id) => self.log.keep_place(id.0),
+            None => self.log.provide_state(id.0, None),
+            // A fate whose report is not stored yet must not look final.
+            Some(slot) if self.reports.is_open(slot) => self.log.keep_place(id.0),
+            Some(slot) => {
+                let states = self.fold(slot);
+                self.log.provide_state(id.0, Some(states));
+            }
+        }
+    }
+
+    /// The state of each recipient, for a record that is moved.
+    fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
+        let states = self.queue.message(slot).map(|message| message.fold()).unwrap_or_default();
+        states
+            .into_iter()
+            .map(|state| RecipientFold {
+                kind: kind(state.fate),
+                attempts: state.attempts,
+                next_due_ms: state.next_due.as_millis(),
+            })
+            .collect()
+    }
+
+    /// Recovery is complete.
+    pub(super) fn recovery_done(&mut self, segments: Vec<RecoveredSegment>, greatest_id: u64, now: Now) {
+        self.ids.advance_past(MessageId(greatest_id));
+        self.log.adopt(segments);
+        self.recovering = false;
+        let shard = self.shard;
+        self.report(Report::State { shard, state: ShardState::Recovered });
+        self.route_unrouted(now);
+    }
+
+    /// Takes no new mail, finishes what is under way, and ends.
+    pub(super) fn shut_down(&mut self, now: Now) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(now.instant);
+        self.return_all_guests(now.instant);
+        self.commands.push_back(Command::StopListening);
+        let open: Vec<(ConnId, bool)> = (0..self.connections.places())
+            .filter_map(|index| self.connections.at(index))
+            .map(|(id, conn)| (id, matches!(conn, Conn::Inbound(_))))
+            .collect();
+        for (id, inbound) in open {
+            if inbound {
+                self.inbound_shutdown(id);
+            } else {
+                self.quit_if_idle(id, now);
+            }
+        }
+    }
+
+    /// Ends the shard once nothing is under way, or the time for it is over.
+    pub(super) fn stop_if_done(&mut self, now: Now) {
+        let Some(since) = self.stopping else { return };
+        if self.is_stopped() {
+            return;
+        }
+        let late = now.instant.since(since) >= DRAIN_TIME;
+        let quiet = self.connections.inbound() == 0
+            && self.connections.outbound() == 0
+            && self.storing.is_empty()
+            && self.leases.none_out();
+        if late && !quiet {
+            self.close_all();
+        }
+        if quiet && self.reports.none_open() && self.log.is_idle() {
+            self.set_stopped();
+            let shard = self.shard;
+            self.report(Report::State { shard, state: ShardState::Stopped });
+            self.commands.push_back(Command::Exit);
+        }
+    }
+
+    fn close_all(&mut self) {
+        let open: Vec<ConnId> =
+            (0..self.connections.places()).filter_map(|index| self.connections.at(index)).map(|(id, _)| id).collect();
+        for id in open {
+            self.close(id, false);
+        }
+    }
+}
+
+/// What the queue is told of a recipient that recovery found.
+fn fate(state: &RecipientFold) -> Fate {
+    match state.kind {
+        Some(OutcomeKind::Delivered) => Fate::Done(Disposition::Delivered),
+        Some(OutcomeKind::Bounced) => Fate::Done(Disposition::Bounced),
+        Some(OutcomeKind::Expired) => Fate::Done(Disposition::Expired),
+        Some(OutcomeKind::Suppressed) => Fate::Done(Disposition::Suppressed),
+        Some(OutcomeKind::Deleted) => Fate::Done(Disposition::Deleted),
+        Some(OutcomeKind::Held) => Fate::Held,
+        Some(OutcomeKind::Deferred | OutcomeKind::Released) | None => Fate::Waiting,
+    }
+}
+
+/// The other way round.
+fn kind(fate: Fate) -> Option<OutcomeKind> {
+    match fate {
+        Fate::Done(Disposition::Delivered) => Some(OutcomeKind::Delivered),
+        Fate::Done(Disposition::Bounced) => Some(OutcomeKind::Bounced),
+        Fate::Done(Disposition::Expired) => Some(OutcomeKind::Expired),
+        Fate::Done(Disposition::Suppressed) => Some(OutcomeKind::Suppressed),
+        Fate::Done(Disposition::Deleted) => Some(OutcomeKind::Deleted),
+        Fate::Held => Some(OutcomeKind::Held),
+        Fate::Waiting => None,
+    }
+}

@@ -1,0 +1,471 @@
+//! What an attempt means for its message: the next attempt, the record, the report to the sender, the end.
+//!
+//! Outcomes are recorded at once, except those that owe the sender a report: these wait for the message's header, which
+//! may have to be read, and then go into one batch with the report.
+
+use crate::clock::Now;
+use crate::envelope::{Body, Envelope, Notify, Recipient};
+use crate::event::{AttemptFacts, Event, Severity};
+use crate::id::MessageId;
+use crate::limits::{DETAILS_MAX, DSN_HEAD, DSN_ROOM};
+use crate::queue::dsn::{self, Action};
+use crate::queue::{self, Disposition, LastReply, Settled, SiteId, Slot};
+use crate::reply::Reply;
+use crate::shard::core::Core;
+use crate::shard::egress::{AttemptOutcome, Verdict};
+use crate::smtp::client::{OutgoingContent, OutgoingRecipient, Transaction};
+use bytes::Bytes;
+use foldhash::HashMap;
+use ringpost_spool::{ContentRef, NewContent, OpId, OutcomeKind};
+
+/// One recipient's fate, of which its sender is to be told.
+#[derive(Debug)]
+pub struct Reportable {
+    recipient: u16,
+    action: Action,
+    /// What goes into the record; none for a warning of delay.
+    record: Option<OutcomeKind>,
+    attempts: u16,
+    outcome: AttemptOutcome,
+}
+
+/// Reports under way.
+#[derive(Debug, Default)]
+pub struct Reports {
+    /// These wait for the message's header to be read.
+    reading: HashMap<OpId, (Slot, Vec<Reportable>)>,
+    /// These found no room in the spool.
+    blocked: Vec<(Slot, Vec<Reportable>, Bytes)>,
+    /// How many of either a message has: until then it stays in the queue.
+    open: HashMap<Slot, u32>,
+}
+
+impl Reports {
+    /// Whether a report on this message is not stored yet.
+    pub fn is_open(&self, slot: Slot) -> bool {
+        self.open.contains_key(&slot)
+    }
+
+    /// Whether no report waits for anything.
+    pub fn none_open(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+impl Core {
+    /// A recipient that fails before any connection: no route, no such domain.
+    pub(super) fn fail_unattempted(&mut self, slot: Slot, recipient: u16, outcome: AttemptOutcome, now: Now) {
+        self.conclude(slot, vec![(recipient, outcome)], None, now);
+    }
+
+    /// Takes note of what an attempt came to. `head` is the beginning of the content, if it is at hand.
+    pub(super) fn conclude(&mut self, slot: Slot, outcomes: Vec<(u16, AttemptOutcome)>, head: Option<Bytes>, now: Now) {
+        let mut reports = Vec::new();
+        for (recipient, outcome) in outcomes {
+            self.conclude_one(slot, recipient, outcome, &mut reports, now);
+        }
+        if !reports.is_empty() {
+            self.report_fates(slot, reports, head, now);
+        }
+        self.end_if_finished(slot);
+    }
+
+    fn conclude_one(&mut self, slot: Slot, recipient: u16, outcome: AttemptOutcome, reports: &mut Vec<Reportable>, now: Now) {
+        let Some(facts) = self.facts(slot, recipient, &outcome, now) else { return };
+        let verdict = match outcome.verdict {
+            Verdict::Delivered => queue::Verdict::Delivered,
+            Verdict::Failed => queue::Verdict::Failed,
+            Verdict::Deferred { not_before } => queue::Verdict::Deferred { not_before },
+            Verdict::Unresolved => queue::Verdict::Unresolved,
+        };
+        self.queue.note_reply(slot, recipient, last_reply(&outcome.reply));
+        let settled = self.queue.settle(slot, recipient, verdict, now);
+        self.note_settled(slot, recipient, facts, outcome, settled, reports, now);
+    }
+
+    /// Recipients whose attempt was not made go back to their list; those that an operator deleted meanwhile end.
+    pub(super) fn give_back(&mut self, slot: Slot, recipients: &[u16], now: Now) {
+        if recipients.is_empty() {
+            return;
+        }
+        for recipient in self.queue.unpick(slot, recipients) {
+            self.record_deleted(slot, recipient, now);
+        }
+        self.end_if_finished(slot);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn note_settled(
+        &mut self,
+        slot: Slot,
+        recipient: u16,
+        facts: AttemptFacts,
+        outcome: AttemptOutcome,
+        settled: Settled,
+        reports: &mut Vec<Reportable>,
+        now: Now,
+    ) {
+        let notify = self.queue.message(slot).map_or(Notify::DEFAULT, |message| message.notify(recipient));
+        let attempts = facts.attempt;
+        let (kind, action, next) = match settled {
+            Settled::Ignored => return,
+            Settled::Retry { due, .. } => (OutcomeKind::Deferred, None, Some(due)),
+            Settled::Expired => (OutcomeKind::Expired, notify.failure().then_some(Action::Failed), None),
+            Settled::Done(Disposition::Delivered) => {
+                let relayed = notify.success() && !outcome.peer_reports;
+                (OutcomeKind::Delivered, relayed.then_some(Action::Relayed), None)
+            }
+            Settled::Done(Disposition::Deleted) => {
+                self.record_deleted(slot, recipient, now);
+                return;
+            }
+            Settled::Done(_) => (OutcomeKind::Bounced, notify.failure().then_some(Action::Failed), None),
+        };
+        if attempts == 1 {
+            self.metrics.queue_us.saturating_record(facts.age_ms.saturating_mul(1000).saturating_sub(facts.took_ms * 1000));
+        }
+        let reply = facts.reply.clone();
+        let (id, age_ms) = (facts.id, facts.age_ms);
+        match kind {
+            OutcomeKind::Delivered => {
+                self.metrics.delivered += 1;
+                self.metrics.end_to_end_us.saturating_record(age_ms.saturating_mul(1000));
+                self.event(Event::Delivered(facts));
+            }
+            OutcomeKind::Deferred => {
+                self.metrics.deferred += 1;
+                self.retained.forget(id);
+                self.event(Event::Deferred { facts, next: next.unwrap_or(now.unix) });
+            }
+            OutcomeKind::Expired => {
+                self.metrics.expired += 1;
+                self.event(Event::Expired(facts));
+            }
+            _ => {
+                self.metrics.bounced += 1;
+                self.event(Event::Bounced(facts));
+            }
+        }
+        let null_path = self.queue.message(slot).is_some_and(|message| message.reverse_path().is_none());
+        if null_path && action == Some(Action::Failed) {
+            // RFC 5321 6.1: a notification is never answered by one.
+            self.event(Event::DoubleBounce { id, reply });
+        }
+        match action {
+            Some(action) if !null_path => {
+                reports.push(Reportable { recipient, action, record: Some(kind), attempts, outcome });
+            }
+            _ => {
+                let next = next.map_or(0, |due| due.as_millis());
+                self.record(slot, recipient, kind, attempts, next, &outcome, now);
+            }
+        }
+    }
+
+    fn facts(&self, slot: Slot, recipient: u16, outcome: &AttemptOutcome, now: Now) -> Option<AttemptFacts> {
+        let message = self.queue.message(slot)?;
+        let site = message.site(recipient).and_then(|site| self.sites.get(site));
+        Some(AttemptFacts {
+            id: message.id(),
+            recipient: message.address(recipient).into(),
+            tenant: self.tenants.name(message.tenant()).into(),
+            site: site.map_or("", |site| &*site.permits.name).into(),
+            remote: outcome.remote.clone(),
+            reply: outcome.reply.to_string().into(),
+            attempt: message.attempts(recipient).saturating_add(1),
+            age_ms: now.unix.since(message.arrived()).as_millis() as u64,
+            took_ms: outcome.took.as_millis() as u64,
+            tls: outcome.tls,
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn record(
+        &mut self,
+        slot: Slot,
+        recipient: u16,
+        kind: OutcomeKind,
+        attempts: u16,
+        next_due_ms: u64,
+        outcome: &AttemptOutcome,
+        now: Now,
+    ) {
+        let Some(message) = self.queue.message(slot) else { return };
+        let details = details(outcome);
+        let record = ringpost_spool::Outcome {
+            id: message.id().0,
+            recipient: u32::from(recipient),
+            kind,
+            attempts,
+            at_ms: now.unix.as_millis(),
+            next_due_ms,
+            details: details.as_bytes(),
+        };
+        let home = ContentRef::from(message.content()).segment;
+        self.log.append_outcome(record, home);
+    }
+
+    /// Makes the report to the sender, reading the message's header first when it is not at hand.
+    fn report_fates(&mut self, slot: Slot, reports: Vec<Reportable>, head: Option<Bytes>, now: Now) {
+        let Some(message) = self.queue.message(slot) else { return };
+        let (id, content) = (message.id(), ContentRef::from(message.content()));
+        let head = head.or_else(|| self.retained.get(id).and_then(|chunks| chunks.first().cloned()));
+        *self.reports.open.entry(slot).or_default() += 1;
+        match head {
+            Some(head) => self.send_report(slot, reports, head, now),
+            None => {
+                let op = self.log.read_content(id.0, content, 0, content.len.min(DSN_HEAD));
+                self.reports.reading.insert(op, (slot, reports));
+            }
+        }
+    }
+
+    /// A message's header was read for its report. False when the read was not for a report.
+    pub(super) fn head_read(&mut self, op: OpId, result: &Result<Bytes, String>, now: Now) -> bool {
+        let Some((slot, reports)) = self.reports.reading.remove(&op) else { return false };
+        // A report without the original's header is better than none.
+        let head = result.as_ref().cloned().unwrap_or_default();
+        self.send_report(slot, reports, head, now);
+        true
+    }
+
+    /// Tries again what found no room.
+    pub(super) fn retry_blocked_reports(&mut self, now: Now) {
+        for (slot, reports, head) in std::mem::take(&mut self.reports.blocked) {
+            self.send_report(slot, reports, head, now);
+        }
+    }
+
+    fn send_report(&mut self, slot: Slot, reports: Vec<Reportable>, head: Bytes, now: Now) {
+        let id = self.ids.next(now.unix);
+        let Some((envelope, content)) = self.compose(id, slot, &reports, &head, now) else {
+            self.close_report(slot);
+            return;
+        };
+        let room = content.len() + DSN_ROOM + reports.len() * (DETAILS_MAX + 256);
+        if self.log.reserve_group(room).is_err() {
+            if self.reports.blocked.is_empty() {
+                self.notice(Severity::Error, "the spool has no room for delivery reports: free some disk space");
+            }
+            self.reports.blocked.push((slot, reports, head));
+            return;
+        }
+        for report in &reports {
+            if let Some(kind) = report.record {
+                self.record(slot, report.recipient, kind, report.attempts, 0, &report.outcome, now);
+            }
+        }
+        let about = self.queue.message(slot).map(|message| message.id());
+        let chunks = vec![Bytes::from(content)];
+        if self.append(None, id, envelope.clone(), NewContent::Inline(chunks.clone()), about, now).is_err() {
+            self.unsent_notifications.push((id, envelope, chunks, about));
+        }
+        self.log.end_group();
+        self.close_report(slot);
+    }
+
+    fn close_report(&mut self, slot: Slot) {
+        if let Some(open) = self.reports.open.get_mut(&slot) {
+            *open -= 1;
+            if *open == 0 {
+                self.reports.open.remove(&slot);
+            }
+        }
+        self.end_if_finished(slot);
+    }
+
+    fn compose(
+        &self,
+        id: MessageId,
+        slot: Slot,
+        reports: &[Reportable],
+        head: &[u8],
+        now: Now,
+    ) -> Option<(Envelope, Vec<u8>)> {
+        let message = self.queue.message(slot)?;
+        let sender = message.reverse_path()?;
+        let recipients = reports
+            .iter()
+            .map(|report| dsn::ReportedRecipient {
+                address: message.address(report.recipient),
+                orcpt: message.orcpt(report.recipient),
+                action: report.action,
+                status: status(report),
+                remote: report.outcome.remote.as_deref().filter(|_| report.outcome.from_peer),
+                reply: &report.outcome.reply,
+                last_attempt: now.unix,
+                will_retry_until: (report.action == Action::Delayed)
+                    .then(|| message.arrived().after(self.settings.schedule.lifetime)),
+            })
+            .collect();
+        let report = dsn::Report {
+            reporting_host: &self.settings.hostname,
+            sender,
+            envid: message.envid(),
+            arrived: message.arrived(),
+            about: message.id(),
+            recipients,
+            original: head,
+            original_complete: head.len() as u64 == u64::from(message.content().len),
+            ret: message.ret(),
+            smtputf8: message.smtputf8(),
+            now: now.unix,
+            serial: id,
+        };
+        let dsn::Dsn { content, eight_bit, smtputf8 } = dsn::compose(&report);
+        let to = crate::address::Address::parse(sender.as_bytes(), true).ok()?;
+        let envelope = Envelope {
+            reverse_path: None,
+            body: if eight_bit { Body::EightBitMime } else { Body::SevenBit },
+            smtputf8: smtputf8 || !to.is_ascii(),
+            ret: None,
+            envid: None,
+            // RFC 3461 5.2.9: a report asks for no reports.
+            recipients: vec![Recipient { address: to, notify: Notify::NEVER, orcpt: None }],
+            tenant: self.tenants.name(message.tenant()).into(),
+            arrived: now.unix,
+            client: Box::default(),
+            require_tls: false,
+            is_dsn: true,
+        };
+        Some((envelope, content))
+    }
+
+    /// Messages that have waited so long that their senders are told.
+    pub(super) fn report_delays(&mut self, now: Now) {
+        while let Some((slot, recipients)) = self.queue.poll_delayed() {
+            let Some(message) = self.queue.message(slot) else { continue };
+            if message.reverse_path().is_none() {
+                continue;
+            }
+            let reports: Vec<Reportable> = recipients
+                .into_iter()
+                .filter(|&recipient| message.notify(recipient).delay())
+                .map(|recipient| {
+                    let reply = Reply::new(451, (4, 4, 7), self.why_waiting(slot, recipient, now));
+                    let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply);
+                    Reportable { recipient, action: Action::Delayed, record: None, attempts: 0, outcome }
+                })
+                .collect();
+            if !reports.is_empty() {
+                self.report_fates(slot, reports, None, now);
+            }
+        }
+    }
+
+    /// When every recipient is done and reported, the message leaves the queue and, in time, the disk.
+    pub(super) fn end_if_finished(&mut self, slot: Slot) {
+        if self.reports.is_open(slot) || !self.queue.is_finished(slot) {
+            return;
+        }
+        if let Some(message) = self.queue.message(slot) {
+            let (id, content) = (message.id(), ContentRef::from(message.content()));
+            self.log.finish(id.0, content);
+            self.retained.forget(id);
+        }
+        self.queue.remove(slot);
+    }
+
+    /// The transaction of some of a message's recipients, without its content.
+    pub(super) fn transaction_of(&self, slot: Slot, recipients: &[u16]) -> Option<(Transaction, MessageId, ContentRef)> {
+        let message = self.queue.message(slot)?;
+        let transaction = Transaction {
+            reverse_path: message.reverse_path().map(Into::into),
+            recipients: recipients
+                .iter()
+                .map(|&recipient| OutgoingRecipient {
+                    address: message.address(recipient).into(),
+                    notify: message.notify(recipient),
+                    orcpt: message.orcpt(recipient).map(Into::into),
+                })
+                .collect(),
+            body: message.body(),
+            smtputf8: message.smtputf8(),
+            ret: message.ret(),
+            envid: message.envid().map(Into::into),
+            content_len: u64::from(message.content().len),
+            content: OutgoingContent::Streamed,
+        };
+        Some((transaction, message.id(), message.content().into()))
+    }
+
+    /// Records an operator's end of a message.
+    pub(super) fn record_deleted(&mut self, slot: Slot, recipient: u16, now: Now) {
+        let reply = Reply::fixed(550, 5, 0, 0, "Deleted by an operator");
+        let outcome = AttemptOutcome::local(Verdict::Failed, reply);
+        self.record(slot, recipient, OutcomeKind::Deleted, 0, 0, &outcome, now);
+        self.metrics.deleted += 1;
+    }
+
+    /// Records that an operator holds a recipient, or no longer does.
+    pub(super) fn record_act(&mut self, slot: Slot, recipient: u16, kind: OutcomeKind, now: Now) {
+        let Some(message) = self.queue.message(slot) else { return };
+        let (attempts, due) = (message.attempts(recipient), message.due(recipient).as_millis());
+        let outcome = AttemptOutcome::local(Verdict::Unresolved, Reply::fixed(250, 2, 0, 0, "An operator's act"));
+        self.record(slot, recipient, kind, attempts, due, &outcome, now);
+    }
+
+    /// Why a recipient waits, in words that name the reply, the limit or the state that holds it.
+    pub(super) fn why_waiting(&self, slot: Slot, recipient: u16, now: Now) -> String {
+        let Some(message) = self.queue.message(slot) else { return String::new() };
+        if let Some(site) = message.site(recipient)
+            && let Some(why) = self.why_site(site, now)
+        {
+            return why;
+        }
+        let last = message.last_reply(recipient);
+        match (last.code(), last.enhanced()) {
+            (None, _) => String::new(),
+            (Some(code), None) => format!("the last attempt ended with a {code} reply"),
+            (Some(code), Some((class, subject, detail))) => {
+                format!("the last attempt ended with {code} {class}.{subject}.{detail}")
+            }
+        }
+    }
+
+    fn why_site(&self, site: SiteId, now: Now) -> Option<String> {
+        let known = self.sites.get(site)?;
+        let name = &known.permits.name;
+        if let Some(down) = &known.down {
+            let wait = down.until.since(now.instant).as_secs();
+            return Some(format!("site {name} is down ({}); next probe in {wait} s", down.reason));
+        }
+        let limit = known.permits.limits.connections;
+        if known.permits.connections() >= limit && self.queue.ready_count(site) > 0 {
+            return Some(format!("site {name}: all {limit} connections are in use, {} ready", self.queue.ready_count(site)));
+        }
+        None
+    }
+}
+
+/// The status of RFC 3463 that a report gives: the peer's if it gave one, else by the kind of failure.
+fn status(report: &Reportable) -> (u8, u16, u16) {
+    if report.record == Some(OutcomeKind::Expired) {
+        return (5, 4, 7);
+    }
+    let class = match report.action {
+        Action::Failed => 5,
+        Action::Delayed => 4,
+        _ => 2,
+    };
+    match &report.outcome.reply.enhanced {
+        Some(code) if code.class == class => (code.class, code.subject, code.detail),
+        Some(code) if class != 2 => (class, code.subject, code.detail),
+        _ => (class, 0, 0),
+    }
+}
+
+fn last_reply(reply: &Reply) -> LastReply {
+    let enhanced = reply.enhanced.as_ref().map(|code| (code.class, code.subject, code.detail));
+    LastReply::new(reply.code, enhanced)
+}
+
+/// What the record keeps of an attempt besides its numbers: the peer and its reply, bounded.
+fn details(outcome: &AttemptOutcome) -> String {
+    let mut text = format!("{}\n{}", outcome.remote.as_deref().unwrap_or(""), outcome.reply);
+    if text.len() > DETAILS_MAX {
+        let end = (0..=DETAILS_MAX).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}

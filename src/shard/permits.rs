@@ -1,0 +1,313 @@
+//! The limits of a site, exact over all shards: connections counted and transactions spaced by atomics alone.
+//!
+//! Not here: which shard uses a permit (src/shard/site.rs) and where limits come from (src/config.rs). A permit that
+//! is never released would narrow the site for ever, so each open connection holds a [`ConnectionPermit`], which
+//! releases on drop.
+
+use crate::clock::Instant;
+use crate::io::dns::MxHost;
+use crate::limits::{MAX_SHARDS, MAX_SITES};
+use crate::shard::settings::{Rate, Settings, SiteLimits, Target};
+use foldhash::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Words of the bitmap of waiting shards.
+const WAITING_WORDS: usize = MAX_SHARDS / 64;
+
+/// One site's shared state: one per site and process, held by every shard that sends there.
+#[derive(Debug)]
+pub struct SitePermits {
+    /// Its place in the registry; small and dense.
+    pub index: u32,
+    /// As operators read it.
+    pub name: Box<str>,
+    /// Which of the settings' routes it belongs to.
+    pub route: usize,
+    /// What it tolerates.
+    pub limits: SiteLimits,
+    connections: AtomicU32,
+    /// The theoretical arrival time of the generic cell rate algorithm (ITU-T I.371), in nanoseconds.
+    next_free: AtomicU64,
+    waiting: [AtomicU64; WAITING_WORDS],
+}
+
+impl SitePermits {
+    /// A site without connections and without burst credit: what was sent before this start is not known.
+    pub fn new(index: u32, name: Box<str>, route: usize, limits: SiteLimits) -> SitePermits {
+        SitePermits {
+            index,
+            name,
+            route,
+            limits,
+            connections: AtomicU32::new(0),
+            next_free: AtomicU64::new(0),
+            waiting: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// Takes a place for one connection, if the site has one left.
+    pub fn connect(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        self.connections
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < self.limits.connections).then_some(open + 1))
+            .ok()
+            .map(|_| ConnectionPermit { site: Arc::clone(self) })
+    }
+
+    /// Connections of all shards.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Acquire)
+    }
+
+    /// Takes the right to begin one transaction, or says when to ask again. Spacing and burst are those of
+    /// [`Rate`]; the first call after a start finds no credit but the one transaction.
+    pub fn begin_transaction(&self, now: Instant) -> Result<(), Instant> {
+        let Some(rate) = self.limits.rate else { return Ok(()) };
+        let (step, tolerance) = spacing(rate);
+        let now = now.as_nanos();
+        let taken = self.next_free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |next_free| {
+            if next_free == 0 {
+                // The first use: as if the whole burst had just been spent.
+                return Some(now + step + tolerance);
+            }
+            let start = next_free.max(now);
+            (start - now <= tolerance).then_some(start + step)
+        });
+        match taken {
+            Ok(_) => Ok(()),
+            Err(next_free) => Err(Instant::from_nanos(next_free - tolerance)),
+        }
+    }
+
+    /// Gives back the right of [`begin_transaction`](Self::begin_transaction) that was not used.
+    pub fn return_transaction(&self) {
+        if let Some(rate) = self.limits.rate {
+            let (step, _) = spacing(rate);
+            self.next_free.fetch_sub(step, Ordering::AcqRel);
+        }
+    }
+
+    /// Notes that `shard` has mail for this site and no connection permit.
+    pub fn wait(&self, shard: u8) {
+        self.waiting[usize::from(shard) / 64].fetch_or(1 << (shard % 64), Ordering::AcqRel);
+    }
+
+    /// `shard` no longer waits.
+    pub fn wait_no_more(&self, shard: u8) {
+        let word = &self.waiting[usize::from(shard) / 64];
+        if word.load(Ordering::Relaxed) & 1 << (shard % 64) != 0 {
+            word.fetch_and(!(1 << (shard % 64)), Ordering::AcqRel);
+        }
+    }
+
+    /// The shard after `shard`, in turn, that waits for a permit; `shard` itself comes last.
+    pub fn next_waiting(&self, shard: u8) -> Option<u8> {
+        let bits = |from: usize, to: usize| {
+            (from..to).find(|&s| self.waiting[s / 64].load(Ordering::Acquire) & 1 << (s % 64) != 0)
+        };
+        if self.waiting.iter().all(|word| word.load(Ordering::Acquire) == 0) {
+            return None;
+        }
+        bits(usize::from(shard) + 1, MAX_SHARDS).or_else(|| bits(0, usize::from(shard) + 1)).map(|s| s as u8)
+    }
+
+    /// The one shard that sends to this site when it is narrower than there are shards (rendezvous hashing,
+    /// Thaler & Ravishankar 1998: the owner of few sites changes when the number of shards does).
+    pub fn owner(&self, shards: u8) -> u8 {
+        (0..shards).max_by_key(|&shard| mix(fingerprint(&self.name) ^ mix(u64::from(shard) + 1))).unwrap_or(0)
+    }
+
+    /// Whether one shard alone should send here.
+    pub fn is_narrow(&self, shards: u8) -> bool {
+        self.limits.connections < u32::from(shards)
+    }
+}
+
+/// FNV-1a: stable over processes, which the owner must be.
+fn fingerprint(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// The finaliser of splitmix64 (Steele, Lea & Flood 2014).
+fn mix(mut value: u64) -> u64 {
+    value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ value >> 31
+}
+
+/// Nanoseconds between transactions, and how far ahead of them a burst may run.
+fn spacing(rate: Rate) -> (u64, u64) {
+    let period = rate.period.as_nanos().min(u128::from(u64::MAX / 2)) as u64;
+    let step = (period / u64::from(rate.count.max(1))).max(1);
+    (step, step.saturating_mul(u64::from(rate.burst.saturating_sub(1))))
+}
+
+/// The right to one open connection; released on drop.
+#[derive(Debug)]
+pub struct ConnectionPermit {
+    site: Arc<SitePermits>,
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.site.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// All sites of the process: owned by the control thread, which resolves names and so is the first to see a site.
+#[derive(Debug)]
+pub struct SiteRegistry {
+    settings: Arc<Settings>,
+    sites: Vec<Arc<SitePermits>>,
+    by_hosts: HashMap<(usize, Box<str>), u32>,
+}
+
+impl SiteRegistry {
+    /// The sites of the settings' smart hosts, in the order of routes; MX sites come as they are seen.
+    pub fn new(settings: Arc<Settings>) -> SiteRegistry {
+        let mut registry = SiteRegistry { settings: Arc::clone(&settings), sites: Vec::new(), by_hosts: HashMap::default() };
+        for (index, route) in settings.routes.iter().enumerate() {
+            if matches!(route.target, Target::NextHops(_)) {
+                registry.add(index, route.name.clone(), route.limits.clone());
+            }
+        }
+        registry
+    }
+
+    fn add(&mut self, route: usize, name: Box<str>, limits: SiteLimits) -> Arc<SitePermits> {
+        let permits = Arc::new(SitePermits::new(self.sites.len() as u32, name, route, limits));
+        self.sites.push(Arc::clone(&permits));
+        permits
+    }
+
+    /// The fixed sites, for the shards' start.
+    pub fn sites(&self) -> &[Arc<SitePermits>] {
+        &self.sites
+    }
+
+    /// The site that the mail hosts of `domain` make: all domains with the same set of hosts share it. None when no
+    /// route takes the domain, or when [`MAX_SITES`] are known.
+    pub fn site_of(&mut self, domain: &str, hosts: &[MxHost]) -> Option<Arc<SitePermits>> {
+        let settings = Arc::clone(&self.settings);
+        let (index, route) = settings.routes.iter().enumerate().find(|(_, route)| route.domains.fits(domain))?;
+        let mut names: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        let key = (index, names.join(" ").into_boxed_str());
+        if let Some(&site) = self.by_hosts.get(&key) {
+            return Some(Arc::clone(&self.sites[site as usize]));
+        }
+        if self.sites.len() >= MAX_SITES {
+            return None;
+        }
+        let name = hosts.iter().min_by_key(|host| (host.preference, &host.name)).map_or(domain, |host| &*host.name);
+        let permits = self.add(index, name.into(), route.limits.clone());
+        self.by_hosts.insert(key, permits.index);
+        Some(permits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn site(connections: u32, rate: Option<Rate>) -> Arc<SitePermits> {
+        let limits = SiteLimits { connections, messages_per_connection: None, rate, recipients_per_transaction: 100 };
+        Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, limits))
+    }
+
+    #[test]
+    fn connections_never_pass_the_limit_from_many_threads() {
+        let site = site(7, None);
+        let greatest = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let permit = site.connect();
+                        greatest.fetch_max(site.connections(), Ordering::Relaxed);
+                        drop(permit);
+                    }
+                });
+            }
+        });
+        assert!(greatest.load(Ordering::Relaxed) <= 7);
+        assert_eq!(site.connections(), 0);
+    }
+
+    #[test]
+    fn transactions_are_spaced_and_begin_without_credit() {
+        let rate = Rate { count: 10, period: Duration::from_secs(1), burst: 3 };
+        let site = site(1, Some(rate));
+        let start = Instant::from_nanos(1_000_000_000);
+        assert_eq!(site.begin_transaction(start), Ok(()));
+        let at = site.begin_transaction(start).unwrap_err();
+        assert_eq!(at, start.after(Duration::from_millis(100)));
+        assert_eq!(site.begin_transaction(at), Ok(()));
+        // A long pause earns the burst and no more.
+        let later = start.after(Duration::from_secs(60));
+        let taken = (0..10).filter(|_| site.begin_transaction(later).is_ok()).count();
+        assert_eq!(taken, 3);
+    }
+
+    #[test]
+    fn in_any_second_no_more_than_the_rate_and_the_burst() {
+        let rate = Rate { count: 50, period: Duration::from_secs(1), burst: 5 };
+        let site = site(1, Some(rate));
+        let mut begun: Vec<u64> = Vec::new();
+        for at in (1..5_000_000_000u64).step_by(777_777) {
+            if site.begin_transaction(Instant::from_nanos(at)).is_ok() {
+                begun.push(at);
+            }
+        }
+        for (first, at) in begun.iter().enumerate() {
+            let within = begun[first..].iter().take_while(|&&other| other - at < 1_000_000_000).count();
+            assert!(within <= 55, "{within} transactions in a second");
+        }
+        assert!(begun.len() >= 240);
+    }
+
+    #[test]
+    fn a_right_that_was_not_used_comes_back() {
+        let site = site(1, Some(Rate { count: 1, period: Duration::from_secs(1), burst: 1 }));
+        let now = Instant::from_nanos(5);
+        assert_eq!(site.begin_transaction(now), Ok(()));
+        assert!(site.begin_transaction(now).is_err());
+        site.return_transaction();
+        assert_eq!(site.begin_transaction(now), Ok(()));
+    }
+
+    #[test]
+    fn waiting_shards_take_turns() {
+        let site = site(1, None);
+        assert_eq!(site.next_waiting(0), None);
+        for shard in [0, 2, 200] {
+            site.wait(shard);
+        }
+        assert_eq!(site.next_waiting(0), Some(2));
+        assert_eq!(site.next_waiting(2), Some(200));
+        assert_eq!(site.next_waiting(200), Some(0));
+        site.wait_no_more(0);
+        site.wait_no_more(200);
+        assert_eq!(site.next_waiting(2), Some(2));
+    }
+
+    #[test]
+    fn owners_are_spread_and_stay_when_a_shard_is_added() {
+        let owners = |shards: u8| -> Vec<u8> {
+            (0..1000)
+                .map(|n| {
+                    let limits = SiteLimits { connections: 1, messages_per_connection: None, rate: None, recipients_per_transaction: 1 };
+                    SitePermits::new(n, format!("mx{n}.test").into(), 0, limits).owner(shards)
+                })
+                .collect()
+        };
+        let (four, five) = (owners(4), owners(5));
+        for shard in 0..4 {
+            assert!(four.iter().filter(|&&o| o == shard).count() > 150);
+        }
+        let moved = four.iter().zip(&five).filter(|(a, b)| a != b).count();
+        assert!(moved < 300, "{moved} of 1000 moved");
+    }
+}

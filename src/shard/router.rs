@@ -1,0 +1,247 @@
+//! From a recipient's domain to its site: configured routes first, MX records otherwise, answers kept for their time
+//! to live.
+//!
+//! Not here: the lookups themselves (the control thread, src/io/dns.rs). While a domain is being looked up its
+//! recipients are parked; when DNS is down they are deferred, never bounced.
+
+use crate::clock::{Instant, Now};
+use crate::event::Severity;
+use crate::io::dns::{DnsFailure, Query, Resolution};
+use crate::limits::{MAX_CACHED_DOMAINS, NEGATIVE_DNS_TTL, RESOLVE_AGAIN};
+use crate::queue::{SiteId, Slot};
+use crate::reply::Reply;
+use crate::shard::core::Core;
+use crate::shard::egress::{AttemptOutcome, Verdict};
+use crate::shard::message::Report;
+use crate::shard::permits::SitePermits;
+use crate::shard::settings::{HostSpec, Target};
+use foldhash::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What the shard knows of a domain.
+#[derive(Debug)]
+enum Knowledge {
+    /// Asked for; these wait.
+    Asked { since: Instant, waiting: Vec<(Slot, u16)> },
+    /// Leads to this site until then.
+    Site { site: SiteId, until: Instant },
+    /// Leads nowhere until then.
+    Failed { failure: DnsFailure, until: Instant },
+}
+
+/// Domains and what is known of them.
+#[derive(Debug, Default)]
+pub struct Router {
+    domains: HashMap<Box<str>, Knowledge>,
+}
+
+impl Core {
+    /// Gives every recipient without a place in the queue one.
+    pub(super) fn route_unrouted(&mut self, now: Now) {
+        while let Some((slot, recipient)) = self.queue.poll_unrouted() {
+            self.route(slot, recipient, now);
+        }
+    }
+
+    fn route(&mut self, slot: Slot, recipient: u16, now: Now) {
+        let Some(domain) = self.queue.message(slot).and_then(|message| message.routing_domain(recipient)) else {
+            let reply = Reply::fixed(550, 5, 1, 2, "The domain of this address is not one that DNS can hold");
+            self.fail_unattempted(slot, recipient, AttemptOutcome::local(Verdict::Failed, reply), now);
+            return;
+        };
+        let Some(index) = self.settings.routes.iter().position(|route| route.domains.fits(&domain)) else {
+            let reply = Reply::fixed(550, 5, 4, 4, "No route takes this domain; add one to the configuration");
+            self.fail_unattempted(slot, recipient, AttemptOutcome::local(Verdict::Failed, reply), now);
+            return;
+        };
+        match self.settings.routes[index].target {
+            Target::NextHops(_) => match self.fixed_sites[index] {
+                Some(site) => self.assign(slot, recipient, site),
+                None => self.notice(Severity::Error, format!("route {} has no site", self.settings.routes[index].name)),
+            },
+            Target::Mx { .. } => self.route_by_mx(slot, recipient, domain, now),
+        }
+    }
+
+    fn assign(&mut self, slot: Slot, recipient: u16, site: SiteId) {
+        self.queue.assign(slot, recipient, site);
+        self.touch(site);
+    }
+
+    fn route_by_mx(&mut self, slot: Slot, recipient: u16, domain: Box<str>, now: Now) {
+        match self.router.domains.get_mut(&domain) {
+            Some(Knowledge::Site { site, until }) if *until > now.instant => {
+                let site = *site;
+                self.assign(slot, recipient, site);
+            }
+            Some(Knowledge::Failed { failure, until }) if *until > now.instant => {
+                let failure = failure.clone();
+                self.settle_unresolved(slot, recipient, &domain, &failure, now);
+            }
+            Some(Knowledge::Asked { waiting, .. }) => {
+                waiting.push((slot, recipient));
+                self.queue.park(slot, recipient);
+            }
+            _ => {
+                self.queue.park(slot, recipient);
+                self.make_room(now);
+                self.ask(Query::Mail(domain.clone()));
+                let asked = Knowledge::Asked { since: now.instant, waiting: vec![(slot, recipient)] };
+                self.router.domains.insert(domain, asked);
+            }
+        }
+    }
+
+    /// Keeps the cache bounded: what is out of date goes, then anything that nobody waits for.
+    fn make_room(&mut self, now: Now) {
+        if self.router.domains.len() < MAX_CACHED_DOMAINS {
+            return;
+        }
+        self.router.domains.retain(|_, known| match known {
+            Knowledge::Asked { .. } => true,
+            Knowledge::Site { until, .. } | Knowledge::Failed { until, .. } => *until > now.instant,
+        });
+        if self.router.domains.len() >= MAX_CACHED_DOMAINS {
+            let mut keep = false;
+            self.router.domains.retain(|_, known| {
+                keep = !keep;
+                keep || matches!(known, Knowledge::Asked { .. })
+            });
+        }
+    }
+
+    pub(super) fn ask(&mut self, query: Query) {
+        let shard = self.shard;
+        self.report(Report::Resolve { shard, query });
+    }
+
+    /// Asks again for what was asked long ago: the question or its answer found no room.
+    pub(super) fn ask_again(&mut self, now: Now) {
+        let mut late: Vec<Box<str>> = Vec::new();
+        for (domain, known) in &mut self.router.domains {
+            if let Knowledge::Asked { since, .. } = known
+                && now.instant.since(*since) >= RESOLVE_AGAIN
+            {
+                *since = now.instant;
+                late.push(domain.clone());
+            }
+        }
+        // In an order that does not depend on the map, for the simulator's sake.
+        late.sort_unstable();
+        for domain in late {
+            self.ask(Query::Mail(domain));
+        }
+    }
+
+    /// DNS answered.
+    pub(super) fn resolved(&mut self, resolution: Resolution, permits: Option<Arc<SitePermits>>, now: Now) {
+        match &resolution.query {
+            Query::Host(name) => self.next_hop_resolved(name, &resolution, now),
+            Query::Mail(domain) => self.domain_resolved(domain, &resolution, permits, now),
+        }
+    }
+
+    fn domain_resolved(&mut self, domain: &str, resolution: &Resolution, permits: Option<Arc<SitePermits>>, now: Now) {
+        let waiting = match self.router.domains.remove(domain) {
+            Some(Knowledge::Asked { waiting, .. }) => waiting,
+            _ => Vec::new(),
+        };
+        let (failure, ttl) = match (&resolution.result, permits) {
+            (Ok(hosts), Some(permits)) => {
+                let Target::Mx { port } = self.settings.routes[permits.route].target else { return };
+                let until = now.instant.after(resolution.ttl);
+                let addresses = self.shuffled(hosts, port);
+                let site = self.learn_site(permits, addresses, until);
+                self.router.domains.insert(domain.into(), Knowledge::Site { site, until });
+                self.route_again(waiting, now);
+                return;
+            }
+            (Ok(_), None) => (DnsFailure::Temporary("too many sites are known".into()), NEGATIVE_DNS_TTL),
+            (Err(failure), _) => (failure.clone(), resolution.ttl),
+        };
+        let until = now.instant.after(ttl);
+        self.router.domains.insert(domain.into(), Knowledge::Failed { failure, until });
+        self.route_again(waiting, now);
+    }
+
+    /// Those that waited for DNS are routed by what is known now.
+    fn route_again(&mut self, waiting: Vec<(Slot, u16)>, now: Now) {
+        for (slot, recipient) in waiting {
+            self.queue.unpark(slot, recipient);
+        }
+        self.route_unrouted(now);
+    }
+
+    fn settle_unresolved(&mut self, slot: Slot, recipient: u16, domain: &str, failure: &DnsFailure, now: Now) {
+        let outcome = match failure {
+            DnsFailure::NoDomain => AttemptOutcome::local(
+                Verdict::Failed,
+                Reply::new(550, (5, 1, 2), format!("The domain {domain} does not exist or has no mail host; check the address")),
+            ),
+            // RFC 7505 4.
+            DnsFailure::NullMx => AttemptOutcome::local(
+                Verdict::Failed,
+                Reply::new(556, (5, 1, 10), format!("The domain {domain} says that it takes no mail (null MX)")),
+            ),
+            DnsFailure::Temporary(what) => AttemptOutcome::local(
+                Verdict::Unresolved,
+                Reply::new(451, (4, 4, 3), format!("DNS could not be asked for {domain}: {what}")),
+            ),
+        };
+        self.fail_unattempted(slot, recipient, outcome, now);
+    }
+
+    /// The hosts' addresses in the order in which to try them: by preference, equals in random order (RFC 5321 5.1).
+    fn shuffled(&mut self, hosts: &[crate::io::dns::MxHost], port: u16) -> Vec<(Box<str>, SocketAddr)> {
+        let mut order: Vec<(u16, u64, usize)> =
+            hosts.iter().enumerate().map(|(index, host)| (host.preference, self.random(), index)).collect();
+        order.sort_unstable();
+        let mut addresses = Vec::new();
+        for (_, _, index) in order {
+            let host = &hosts[index];
+            addresses.extend(host.addresses.iter().map(|&address| (host.name.clone(), SocketAddr::new(address, port))));
+        }
+        addresses
+    }
+
+    /// An address of a pool's named host came, or did not.
+    fn next_hop_resolved(&mut self, name: &str, resolution: &Resolution, now: Now) {
+        for index in 0..self.settings.routes.len() {
+            let Some(site) = self.fixed_sites[index] else { continue };
+            let Target::NextHops(hops) = &self.settings.routes[index].target else { continue };
+            if !hops.iter().any(|hop| matches!(&hop.host, HostSpec::Name(host) if **host == *name)) {
+                continue;
+            }
+            let until = now.instant.after(resolution.ttl);
+            match &resolution.result {
+                Ok(hosts) => {
+                    self.named_hops.insert(name.into(), hosts.iter().flat_map(|host| host.addresses.clone()).collect());
+                    let addresses = self.pool_addresses(index);
+                    self.site_hosts_known(site, addresses, until);
+                }
+                Err(failure) => self.site_hosts_unknown(site, name, failure, until, now),
+            }
+            self.touch(site);
+        }
+    }
+
+    /// The addresses of a pool in its order, as far as its names are known.
+    pub(super) fn pool_addresses(&self, route: usize) -> Vec<(Box<str>, SocketAddr)> {
+        let Target::NextHops(hops) = &self.settings.routes[route].target else { return Vec::new() };
+        let mut addresses = Vec::new();
+        for hop in hops {
+            match &hop.host {
+                HostSpec::Address(address) => {
+                    addresses.push((address.to_string().into(), SocketAddr::new(*address, hop.port)));
+                }
+                HostSpec::Name(name) => {
+                    for &address in self.named_hops.get(name).into_iter().flatten() {
+                        addresses.push((name.clone(), SocketAddr::new(address, hop.port)));
+                    }
+                }
+            }
+        }
+        addresses
+    }
+}

@@ -1,0 +1,173 @@
+//! What a shard is told at its start: the configuration in the form the core uses, checked and complete.
+
+use crate::policy::relay::RelayPolicy;
+use crate::queue::retry::RetrySchedule;
+use crate::smtp::client::ClientConfig;
+use crate::smtp::server::SessionConfig;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything a shard needs to know, immutable and shared by all shards.
+#[derive(Debug)]
+pub struct Settings {
+    /// The name in greetings, Received headers and notifications.
+    pub hostname: Box<str>,
+    /// In the order of the sockets that the executor is given.
+    pub listeners: Vec<ListenerSettings>,
+    /// In order: the first whose pattern fits a recipient's domain is taken.
+    pub routes: Vec<Route>,
+    /// When attempts are made, and for how long.
+    pub schedule: RetrySchedule,
+    /// Accept, deliver nothing.
+    pub hold: bool,
+    /// A message with more Received headers goes round in a loop (RFC 5321 6.3).
+    pub max_received_headers: u32,
+    /// Sessions in all, per shard; further ones get 421.
+    pub max_sessions: usize,
+    /// Sessions of one client address, per shard; loopback clients are exempt when `lift_loopback_limits`.
+    pub max_sessions_per_client: usize,
+    /// Whether clients on loopback have no limits of their own.
+    pub lift_loopback_limits: bool,
+    /// Octets of incoming content held in memory, per shard; beyond it content spills to files.
+    pub content_memory: usize,
+    /// Content longer than this spills to its own file.
+    pub spill_above: usize,
+    /// Octets of committed content kept in memory for its first attempt, per shard.
+    pub retained_content: usize,
+    /// Messages above this many octets raise a warning event.
+    pub large_message: u64,
+    /// Octets in one log segment.
+    pub segment_size: u32,
+    /// Prepared segments kept in reserve, per shard.
+    pub spare_segments: usize,
+}
+
+/// One listening address.
+#[derive(Debug)]
+pub struct ListenerSettings {
+    /// The protocol's settings.
+    pub session: Arc<SessionConfig>,
+    /// TLS from the first byte (port 465).
+    pub implicit_tls: bool,
+    /// Who may relay here.
+    pub relay: Arc<RelayPolicy>,
+    /// Adds Date and Message-ID when they are missing (RFC 6409 8).
+    pub submission: bool,
+    /// The tenant of mail that comes in here.
+    pub tenant: Box<str>,
+    /// A header that names the tenant instead, when the client may relay.
+    pub tenant_header: Option<Box<str>>,
+}
+
+/// Where the mail of some domains goes.
+#[derive(Debug)]
+pub struct Route {
+    /// As the operator named it.
+    pub name: Box<str>,
+    /// Which domains.
+    pub domains: DomainPattern,
+    /// Where to.
+    pub target: Target,
+    /// The limits of each site of this route.
+    pub limits: SiteLimits,
+    /// How connections speak.
+    pub client: Arc<ClientConfig>,
+    /// After how long a connection attempt counts as failed.
+    pub connect_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// The local address to send from.
+    pub source: Option<IpAddr>,
+}
+
+/// A set of domains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainPattern {
+    /// Every domain.
+    All,
+    /// These and no others (lower case, A-labels).
+    Exact(Vec<Box<str>>),
+    /// Everything below these, not they themselves.
+    Below(Vec<Box<str>>),
+}
+
+impl DomainPattern {
+    /// Whether the domain (lower case, A-labels) is meant.
+    pub fn fits(&self, domain: &str) -> bool {
+        match self {
+            DomainPattern::All => true,
+            DomainPattern::Exact(names) => names.iter().any(|name| **name == *domain),
+            DomainPattern::Below(names) => names.iter().any(|name| {
+                domain.strip_suffix(&**name).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
+            }),
+        }
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The hosts of the domain's MX records, on this port.
+    Mx {
+        /// 25, but for tests.
+        port: u16,
+    },
+    /// A pool of hosts, in order: the next is used when the one before fails.
+    NextHops(Vec<NextHop>),
+}
+
+/// One host of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Where.
+    pub host: HostSpec,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A host by address or by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostSpec {
+    /// As given.
+    Address(IpAddr),
+    /// Looked up (A and AAAA, no MX).
+    Name(Box<str>),
+}
+
+/// What a site tolerates, over all shards together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteLimits {
+    /// Connections at a time.
+    pub connections: u32,
+    /// Messages a connection carries before it is closed; none: no limit.
+    pub messages_per_connection: Option<u32>,
+    /// Transactions begun: so many in each period; none: no limit.
+    pub rate: Option<Rate>,
+    /// Recipients in one transaction.
+    pub recipients_per_transaction: usize,
+}
+
+/// So many in each period (GCRA: evenly spaced, with bursts of at most `burst`).
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In which time.
+    pub period: Duration,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fit_whole_labels_only() {
+        let below = DomainPattern::Below(vec!["example.com".into()]);
+        assert!(below.fits("a.example.com"));
+        assert!(!below.fits("example.com") && !below.fits("badexample.com") && !below.fits(".example.com"));
+        assert!(DomainPattern::Exact(vec!["example.com".into()]).fits("example.com"));
+    }
+}

@@ -1,0 +1,453 @@
+//! One destination as one shard sees it: its hosts and their health, the connections open to it, and whether it is
+//! worth trying.
+//!
+//! Not here: limits over all shards (src/shard/permits.rs) and the fair order of messages (src/queue/destination.rs).
+
+use crate::clock::{Instant, Now};
+use crate::event::Event;
+use crate::io::dns::{DnsFailure, Query};
+use crate::io::handler::{Command, ConnId};
+use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY, RESOLVE_AGAIN};
+use crate::queue::{Pick, SiteId};
+use crate::reply::Reply;
+use crate::shard::core::Core;
+use crate::shard::egress::{AttemptOutcome, Verdict};
+use crate::shard::message::{Lease, ToShard};
+use crate::shard::permits::SitePermits;
+use crate::shard::settings::{HostSpec, Target};
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// One address of a site.
+#[derive(Debug)]
+pub struct Host {
+    /// Its name, or its address in words.
+    pub name: Box<str>,
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Not tried before this.
+    pub down_until: Instant,
+    /// Failures in a row.
+    pub failures: u32,
+    /// STARTTLS broke here: not used before this where TLS is opportunistic.
+    pub no_tls_until: Instant,
+}
+
+/// Why and until when a site is not tried.
+#[derive(Debug)]
+pub struct Down {
+    /// The next probe.
+    pub until: Instant,
+    /// In words.
+    pub reason: Box<str>,
+    /// Since when.
+    pub since: Instant,
+    /// When its hosts were last tried in vain.
+    pub tried: Instant,
+}
+
+/// A destination.
+#[derive(Debug)]
+pub struct Site {
+    /// Shared with the other shards.
+    pub permits: Arc<SitePermits>,
+    /// In the order in which to try them.
+    pub hosts: Vec<Host>,
+    /// When the hosts' names want to be looked up again.
+    pub hosts_until: Instant,
+    /// Connections without work, the last used at the end.
+    pub idle: Vec<ConnId>,
+    /// Connections of this shard, those being opened included.
+    pub open: u32,
+    /// Those being opened.
+    pub opening: u32,
+    /// All hosts failed.
+    pub down: Option<Down>,
+    /// Other shards' messages.
+    pub guests: VecDeque<Box<Lease>>,
+    /// Whether a guest goes next.
+    pub guests_turn: bool,
+    /// In the list of sites to pump.
+    dirty: bool,
+    /// A wake-up is planned for this instant.
+    wake: Instant,
+    /// The names of its pool were asked for.
+    asked: Instant,
+}
+
+impl Site {
+    fn new(permits: Arc<SitePermits>) -> Site {
+        Site {
+            permits,
+            hosts: Vec::new(),
+            hosts_until: Instant::ZERO,
+            idle: Vec::new(),
+            open: 0,
+            opening: 0,
+            down: None,
+            guests: VecDeque::new(),
+            guests_turn: false,
+            dirty: false,
+            wake: Instant::MAX,
+            asked: Instant::ZERO,
+        }
+    }
+
+    /// Takes over a new list of addresses; what is known of an address stays.
+    fn set_hosts(&mut self, addresses: Vec<(Box<str>, SocketAddr)>, until: Instant) {
+        let mut old = std::mem::take(&mut self.hosts);
+        for (name, address) in addresses {
+            let known = old.iter().position(|host| host.address == address).map(|index| old.swap_remove(index));
+            self.hosts.push(known.unwrap_or(Host {
+                name,
+                address,
+                down_until: Instant::ZERO,
+                failures: 0,
+                no_tls_until: Instant::ZERO,
+            }));
+        }
+        self.hosts_until = until;
+    }
+
+    /// The first host that may be tried.
+    pub fn usable_host(&self, now: Instant) -> Option<usize> {
+        self.hosts.iter().position(|host| host.down_until <= now)
+    }
+
+    /// Its addresses, in order.
+    pub fn addresses(&self) -> Vec<(Box<str>, SocketAddr)> {
+        self.hosts.iter().map(|host| (host.name.clone(), host.address)).collect()
+    }
+
+    /// The host with this address, if the site still has it.
+    pub fn host_mut(&mut self, address: SocketAddr) -> Option<&mut Host> {
+        self.hosts.iter_mut().find(|host| host.address == address)
+    }
+}
+
+/// The sites of a shard, by their place in the registry.
+#[derive(Debug, Default)]
+pub struct Sites {
+    sites: Vec<Option<Box<Site>>>,
+    dirty: Vec<SiteId>,
+    wakes: std::collections::BinaryHeap<Reverse<(Instant, SiteId)>>,
+}
+
+impl Sites {
+    /// A site that is known to this shard.
+    pub fn get(&self, site: SiteId) -> Option<&Site> {
+        self.sites.get(site.0 as usize)?.as_deref()
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, site: SiteId) -> Option<&mut Site> {
+        self.sites.get_mut(site.0 as usize)?.as_deref_mut()
+    }
+
+    /// All that are known, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (SiteId, &Site)> {
+        self.sites.iter().enumerate().filter_map(|(index, site)| Some((SiteId(index as u32), site.as_deref()?)))
+    }
+
+    /// The site of these permits; made when it is new.
+    pub fn of(&mut self, permits: &Arc<SitePermits>) -> SiteId {
+        let index = permits.index as usize;
+        if self.sites.len() <= index {
+            self.sites.resize_with(index + 1, || None);
+        }
+        if self.sites[index].is_none() {
+            self.sites[index] = Some(Box::new(Site::new(Arc::clone(permits))));
+        }
+        SiteId(permits.index)
+    }
+
+    /// The next wake-up.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.wakes.peek().map(|Reverse((at, _))| *at)
+    }
+}
+
+impl Core {
+    /// Something about this site changed: it is looked at when the turn ends.
+    pub(super) fn touch(&mut self, site: SiteId) {
+        if let Some(known) = self.sites.get_mut(site)
+            && !known.dirty
+        {
+            known.dirty = true;
+            self.sites.dirty.push(site);
+        }
+    }
+
+    /// Looks at the site again at this time.
+    pub(super) fn wake_site(&mut self, site: SiteId, at: Instant) {
+        if let Some(known) = self.sites.get_mut(site)
+            && at < known.wake
+        {
+            known.wake = at;
+            self.sites.wakes.push(Reverse((at, site)));
+        }
+    }
+
+    pub(super) fn wake_due_sites(&mut self, now: Now) {
+        while let Some(&Reverse((at, site))) = self.sites.wakes.peek() {
+            if at > now.instant {
+                break;
+            }
+            self.sites.wakes.pop();
+            if let Some(known) = self.sites.get_mut(site)
+                && known.wake <= at
+            {
+                known.wake = Instant::MAX;
+            }
+            self.touch(site);
+        }
+    }
+
+    /// Gives work to the sites that changed.
+    pub(super) fn pump_sites(&mut self, now: Now) {
+        while let Some(site) = self.sites.dirty.pop() {
+            if let Some(known) = self.sites.get_mut(site) {
+                known.dirty = false;
+            }
+            self.pump(site, now);
+        }
+    }
+
+    fn pump(&mut self, site: SiteId, now: Now) {
+        if self.stopping.is_some() || self.settings.hold || !self.log.accepts_outcomes() {
+            return;
+        }
+        loop {
+            let own = self.queue.ready_count(site);
+            let Some(known) = self.sites.get_mut(site) else { return };
+            let ready = own + known.guests.len();
+            if ready == 0 {
+                known.permits.wait_no_more(self.shard);
+                return;
+            }
+            if let Some(down) = &known.down
+                && down.until > now.instant
+            {
+                let until = down.until;
+                self.return_guests(site, until);
+                self.wake_site(site, until);
+                return;
+            }
+            if known.permits.is_narrow(self.shards) && known.permits.owner(self.shards) != self.shard {
+                self.lease_out(site, None);
+                return;
+            }
+            if let Some(conn) = known.idle.pop() {
+                if !self.start_idle(conn, now) {
+                    return;
+                }
+                continue;
+            }
+            let probing = known.down.is_some();
+            if known.opening as usize >= ready || (probing && known.open > 0) {
+                return;
+            }
+            let Some(host) = known.usable_host(now.instant) else {
+                self.no_host(site, now);
+                return;
+            };
+            let address = known.hosts[host].address;
+            let Some(permit) = known.permits.connect() else {
+                known.permits.wait(self.shard);
+                // A permit may have come free between the two lines above: whoever freed it did not see us.
+                match known.permits.connect() {
+                    Some(permit) => self.open(site, address, permit, now),
+                    None => return,
+                }
+                continue;
+            };
+            self.open(site, address, permit, now);
+        }
+    }
+
+    /// No host of the site can be tried now: ask for its names, or wait until one may be tried again.
+    fn no_host(&mut self, site: SiteId, now: Now) {
+        let Some(known) = self.sites.get_mut(site) else { return };
+        if let Some(at) = known.hosts.iter().map(|host| host.down_until).min() {
+            self.wake_site(site, at);
+            return;
+        }
+        self.ask_for_hosts(site, now);
+    }
+
+    /// Looks up the names of a pool, at most once in a while.
+    pub(super) fn ask_for_hosts(&mut self, site: SiteId, now: Now) {
+        let Some(known) = self.sites.get_mut(site) else { return };
+        let again = known.asked.after(RESOLVE_AGAIN);
+        if known.asked != Instant::ZERO && again > now.instant {
+            self.wake_site(site, again);
+            return;
+        }
+        known.asked = now.instant;
+        let route = known.permits.route;
+        let names: Vec<Box<str>> = match &self.settings.routes[route].target {
+            Target::NextHops(hops) => hops
+                .iter()
+                .filter_map(|hop| match &hop.host {
+                    HostSpec::Name(name) => Some(name.clone()),
+                    HostSpec::Address(_) => None,
+                })
+                .collect(),
+            Target::Mx { .. } => Vec::new(),
+        };
+        for name in names {
+            self.ask(Query::Host(name));
+        }
+    }
+
+    /// The site of these permits with these addresses.
+    pub(super) fn learn_site(
+        &mut self,
+        permits: Arc<SitePermits>,
+        addresses: Vec<(Box<str>, SocketAddr)>,
+        until: Instant,
+    ) -> SiteId {
+        let site = self.sites.of(&permits);
+        self.site_hosts_known(site, addresses, until);
+        site
+    }
+
+    pub(super) fn site_hosts_known(&mut self, site: SiteId, addresses: Vec<(Box<str>, SocketAddr)>, until: Instant) {
+        if let Some(known) = self.sites.get_mut(site) {
+            known.set_hosts(addresses, until);
+        }
+    }
+
+    /// The names of a pool could not be looked up: what is known already stays in use.
+    pub(super) fn site_hosts_unknown(&mut self, site: SiteId, name: &str, failure: &DnsFailure, until: Instant, now: Now) {
+        let what = match failure {
+            DnsFailure::Temporary(what) => format!("DNS could not be asked for {name}: {what}"),
+            DnsFailure::NoDomain | DnsFailure::NullMx => format!("the next hop {name} has no address"),
+        };
+        if self.sites.get(site).is_some_and(|known| known.hosts.is_empty()) {
+            self.site_down(site, until, &what, now);
+        }
+    }
+
+    /// A host could not be reached, or broke off before it was of use.
+    pub(super) fn host_failed(&mut self, site: SiteId, address: SocketAddr, reason: &str, now: Now) {
+        self.metrics.connect_failures += 1;
+        let retry = self.settings.schedule.first;
+        let Some(known) = self.sites.get_mut(site) else { return };
+        if let Some(host) = known.host_mut(address) {
+            // Several connections to one host fail together: that counts once.
+            if host.down_until <= now.instant {
+                host.failures += 1;
+                let backoff = HOST_BACKOFF_FIRST * 2u32.saturating_pow(host.failures.min(10) - 1);
+                host.down_until = now.instant.after(backoff.min(HOST_BACKOFF_MAX).min(retry));
+            }
+        }
+        if known.usable_host(now.instant).is_some() {
+            self.touch(site);
+            return;
+        }
+        let until = known.hosts.iter().map(|host| host.down_until).min().unwrap_or(now.instant.after(retry));
+        self.site_down(site, until, reason, now);
+    }
+
+    /// No host of a site can be used: its mail waits, and one message stands for all in the record.
+    pub(super) fn site_down(&mut self, site: SiteId, until: Instant, reason: &str, now: Now) {
+        let Some(known) = self.sites.get_mut(site) else { return };
+        let since = known.down.as_ref().map_or(now.instant, |down| down.since);
+        let fresh = known.down.as_ref().is_none_or(|down| down.until <= now.instant);
+        let first = known.down.is_none();
+        known.down = Some(Down { until, reason: reason.into(), since, tried: now.instant });
+        let name = known.permits.name.clone();
+        self.wake_site(site, until);
+        if first {
+            // Its mail will wait a while: it is read back when its time comes.
+            self.retained.clear();
+            let state = format!("down: {reason}").into();
+            self.event(Event::SiteState { site: name, state });
+        }
+        if fresh && let Some(pick) = self.queue.pick(site, 1) {
+            self.defer_pick(pick, &Reply::new(451, (4, 4, 1), reason.to_string()), now);
+        }
+        self.return_guests(site, until);
+    }
+
+    /// Recipients that could not be attempted for their site's sake.
+    fn defer_pick(&mut self, pick: Pick, reply: &Reply, now: Now) {
+        let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply.clone());
+        let outcomes = pick.recipients.iter().map(|&recipient| (recipient, outcome.clone())).collect();
+        self.conclude(pick.slot, outcomes, None, now);
+    }
+
+    /// A host answered as it should.
+    pub(super) fn host_works(&mut self, site: SiteId, address: SocketAddr, now: Now) {
+        let Some(known) = self.sites.get_mut(site) else { return };
+        if let Some(host) = known.host_mut(address) {
+            host.failures = 0;
+            host.down_until = Instant::ZERO;
+        }
+        if let Some(down) = known.down.take() {
+            let away = now.instant.since(down.since);
+            let name = known.permits.name.clone();
+            self.event(Event::SiteState { site: name, state: format!("up again after {} s", away.as_secs()).into() });
+            self.touch(site);
+        }
+    }
+
+    /// A host's STARTTLS is broken: opportunistic connections do without for a while (RFC 7435).
+    pub(super) fn host_without_tls(&mut self, site: SiteId, address: SocketAddr, reason: &str, now: Now) {
+        let Some(known) = self.sites.get_mut(site) else { return };
+        let name = known.permits.name.clone();
+        if let Some(host) = known.host_mut(address) {
+            host.no_tls_until = now.instant.after(NO_TLS_MEMORY);
+        }
+        self.touch(site);
+        self.event(Event::SiteState { site: name, state: format!("STARTTLS of {address} is broken: {reason}").into() });
+    }
+
+    /// A connection of this shard to the site is gone, and its permit free: whoever waits is told, in turn.
+    pub(super) fn connection_gone(&mut self, site: SiteId) {
+        let shard = self.shard;
+        let Some(known) = self.sites.get_mut(site) else { return };
+        known.open -= 1;
+        match known.permits.next_waiting(shard) {
+            Some(next) if next != shard => {
+                let message = ToShard::PermitFreed { site: site.0 };
+                self.commands.push_back(Command::Post { shard: next, message });
+            }
+            _ => self.touch(site),
+        }
+    }
+
+    /// Whether this shard should give up a connection because another one has none.
+    pub(super) fn should_yield(&self, site: SiteId, idle: bool) -> bool {
+        let Some(known) = self.sites.get(site) else { return false };
+        let fair = (known.permits.limits.connections / u32::from(self.shards)).max(1);
+        (idle || known.open > fair) && known.permits.next_waiting(self.shard).is_some_and(|next| next != self.shard)
+    }
+
+    /// Shards that wait for a permit ask again now and then: the word that one is free may have been lost.
+    pub(super) fn retry_waiting_sites(&mut self) {
+        let waiting: Vec<SiteId> =
+            self.sites.iter().filter(|(site, _)| self.queue.ready_count(*site) > 0).map(|(site, _)| site).collect();
+        for site in waiting {
+            self.touch(site);
+        }
+    }
+
+    /// Ends the waiting of recipients whose time is over at sites that have been down, a few at a time.
+    pub(super) fn expire_at_down_sites(&mut self, now: Now) {
+        let down: Vec<(SiteId, Box<str>, Instant)> = self
+            .sites
+            .iter()
+            .filter_map(|(site, known)| known.down.as_ref().map(|down| (site, down.reason.clone(), down.tried)))
+            .collect();
+        for (site, reason, tried) in down {
+            for pick in self.queue.expire_ready(site, tried, now, EXPIRY_SWEEP) {
+                let reply = Reply::new(451, (4, 4, 7), format!("Delivery time expired; the last trouble was: {reason}"));
+                self.defer_pick(pick, &reply, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! From a complete message to its acknowledgement: appended, synced, answered, queued; in this order.
+//!
+//! Invariant 1 lives here: a reply of success is made by [`Core::messages_durable`] alone, which runs when the spool
+//! says that the record is on stable storage.
+
+use crate::clock::{Instant, Now};
+use crate::envelope::Envelope;
+use crate::event::{Event, Severity};
+use crate::id::MessageId;
+use crate::io::handler::{Command, ConnId};
+use crate::limits::MAX_SPILLED_CONTENT;
+use crate::queue::{NewMessage, StoredContent};
+use crate::reply::Reply;
+use crate::shard::connections::Conn;
+use crate::shard::core::Core;
+use crate::shard::ingress::{Incoming, InboundState};
+use bytes::Bytes;
+use ringpost_spool as spool;
+use ringpost_spool::{ContentRef, NewContent, Position, SegmentId};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+/// A message whose record is appended and not yet known to be durable.
+#[derive(Debug)]
+pub struct Pending {
+    position: Position,
+    /// The session that waits; none for a notification of our own.
+    origin: Option<Origin>,
+    id: MessageId,
+    envelope: Envelope,
+    content: ContentRef,
+    /// The content, for a first attempt without a read; empty when it lies in its own file.
+    chunks: Vec<Bytes>,
+    since: Instant,
+    /// The message that a notification reports on.
+    about: Option<MessageId>,
+}
+
+/// Whose message it is.
+#[derive(Debug)]
+pub struct Origin {
+    /// The session, which may be gone by now.
+    pub conn: ConnId,
+    /// The client.
+    pub client: IpAddr,
+    /// What it called itself.
+    pub helo: Box<str>,
+    /// Whether the session was encrypted.
+    pub tls: bool,
+}
+
+/// All such messages, in the order of their records.
+pub type Storing = VecDeque<Pending>;
+
+const STORAGE_FAILED: Reply =
+    Reply::fixed(451, 4, 3, 0, "The message could not be put on stable storage; try again later");
+
+impl Core {
+    /// Appends a message whose content is in memory.
+    pub(super) fn store_inline(&mut self, origin: Origin, incoming: Incoming, now: Now) -> Result<(), Reply> {
+        let chunks = vec![Bytes::from(incoming.content)];
+        self.append(Some(origin), incoming.id, incoming.envelope, NewContent::Inline(chunks), None, now)
+            .map_err(|_| Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later"))
+    }
+
+    /// A message's own file is synced, or could not be: its record follows.
+    pub(super) fn content_spilled(&mut self, id: MessageId, failed: bool, now: Now) {
+        let Some(conn) = self.spilling.remove(&id) else { return };
+        let Some(mut inbound) = self.connections.take_inbound(conn) else {
+            self.log.remove_spill(id.0);
+            return;
+        };
+        let complete = inbound.state.incoming.as_ref().is_some_and(|incoming| incoming.id == id && incoming.complete);
+        if failed && !complete {
+            // The content still flows: the session learns of it at its next block.
+            if let Some(spill) = inbound.state.incoming.as_mut().and_then(|incoming| incoming.spill.as_mut()) {
+                spill.failed = true;
+                spill.in_flight = 0;
+            }
+            self.resume(&mut inbound.state);
+            self.connections.put(conn, Conn::Inbound(inbound));
+            return;
+        }
+        let stored = match inbound.state.incoming.take() {
+            Some(incoming) if complete && !failed && incoming.len <= MAX_SPILLED_CONTENT => {
+                let crc = incoming.spill.as_ref().map_or(0, |spill| spill.crc);
+                self.content_octets -= incoming.counted;
+                let content = NewContent::Spilled { len: incoming.len as u32, crc };
+                self.append(Some(inbound.state.origin()), id, incoming.envelope, content, None, now)
+            }
+            Some(incoming) => {
+                self.content_octets -= incoming.counted;
+                Err(())
+            }
+            None => Err(()),
+        };
+        self.connections.put(conn, Conn::Inbound(inbound));
+        if stored.is_err() {
+            self.log.remove_spill(id.0);
+            self.answer_stored(conn, Err(STORAGE_FAILED), now);
+        }
+    }
+
+    /// A block of a message's own file is with the disk.
+    pub(super) fn spill_progress(&mut self, id: MessageId) {
+        let Some(&conn) = self.spilling.get(&id) else { return };
+        let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
+        if let Some(spill) = inbound.state.incoming.as_mut().and_then(|incoming| incoming.spill.as_mut()) {
+            spill.in_flight = spill.in_flight.saturating_sub(1);
+        }
+        self.resume(&mut inbound.state);
+        self.connections.put(conn, Conn::Inbound(inbound));
+    }
+
+    fn resume(&mut self, state: &mut InboundState) {
+        if std::mem::take(&mut state.paused) {
+            self.commands.push_back(Command::ResumeRead(state.conn));
+        }
+    }
+
+    /// Appends a message's record. On refusal nothing was changed.
+    pub(super) fn append(
+        &mut self,
+        origin: Option<Origin>,
+        id: MessageId,
+        envelope: Envelope,
+        content: NewContent,
+        about: Option<MessageId>,
+        now: Now,
+    ) -> Result<(), ()> {
+        self.scratch.clear();
+        envelope.encode(&mut self.scratch);
+        let chunks = match &content {
+            NewContent::Inline(chunks) => chunks.clone(),
+            NewContent::Spilled { .. } => Vec::new(),
+        };
+        let message = spool::NewMessage {
+            id: id.0,
+            envelope: &self.scratch,
+            recipients: envelope.recipients.len() as u32,
+            content,
+        };
+        let stored = self.log.append_message(message).map_err(|_| ())?;
+        self.storing.push_back(Pending {
+            position: stored.position,
+            origin,
+            id,
+            envelope,
+            content: stored.content,
+            chunks,
+            since: now.instant,
+            about,
+        });
+        Ok(())
+    }
+
+    /// The spool says that everything up to `position` is on stable storage.
+    pub(super) fn messages_durable(&mut self, position: Position, now: Now) {
+        while self.storing.front().is_some_and(|pending| pending.position <= position) {
+            if let Some(pending) = self.storing.pop_front() {
+                self.message_durable(pending, now);
+            }
+        }
+    }
+
+    fn message_durable(&mut self, pending: Pending, now: Now) {
+        let Pending { origin, id, envelope, content, chunks, since, about, .. } = pending;
+        match (origin, about) {
+            (Some(origin), _) => self.acknowledge(origin, id, &envelope, content, since, now),
+            (None, Some(about)) => {
+                let recipient = envelope.recipients.first().map_or("", |recipient| recipient.address.as_str()).into();
+                self.metrics.dsn += 1;
+                self.event(Event::DsnQueued { id, about, recipient });
+            }
+            (None, None) => {}
+        }
+        let tenant = self.tenants.id_of(&envelope.tenant);
+        if !self.settings.hold && !chunks.is_empty() {
+            self.retained.keep(id, chunks);
+        }
+        let message = NewMessage { id, envelope, content: content.into(), states: None, tenant };
+        self.queue.insert(message, now);
+        self.metrics.messages_received += 1;
+        self.route_unrouted(now);
+    }
+
+    fn acknowledge(&mut self, origin: Origin, id: MessageId, envelope: &Envelope, content: ContentRef, since: Instant, now: Now) {
+        let commit = now.instant.since(since).as_micros() as u64;
+        self.metrics.commit_us.saturating_record(commit);
+        self.metrics.recipients_received += envelope.recipients.len() as u64;
+        let size = u64::from(content.len);
+        if size > self.settings.large_message {
+            self.event(Event::LargeMessage { id, size });
+        }
+        let Origin { conn, client, helo, tls } = origin;
+        self.event(Event::Received {
+            id,
+            client,
+            helo,
+            sender: envelope.reverse_path.as_ref().map_or("", |path| path.as_str()).into(),
+            recipients: envelope.recipients.len() as u32,
+            first_recipient: envelope.recipients.first().map_or("", |first| first.address.as_str()).into(),
+            size,
+            tenant: envelope.tenant.clone(),
+            tls,
+            commit_us: commit,
+        });
+        self.answer_stored(conn, Ok(id), now);
+    }
+
+    /// Gives a waiting session its answer and lets it read on.
+    pub(super) fn answer_stored(&mut self, conn: ConnId, result: Result<MessageId, Reply>, now: Now) {
+        let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
+        inbound.state.storing = false;
+        if let Err(reply) = &result {
+            self.reject(inbound.state.client, "", None, reply);
+        }
+        let mut out = Vec::with_capacity(64);
+        let step = inbound.session.handle_stored(result, now.instant, &mut out);
+        self.send(conn, out.into());
+        self.resume(&mut inbound.state);
+        self.after_step(inbound, step);
+        if self.stopping.is_some() {
+            self.inbound_shutdown(conn);
+        }
+    }
+
+    /// The spool lost these records: nobody was told that they are safe, and now the senders learn that they are not.
+    pub(super) fn messages_failed(&mut self, to: Position, now: Now) {
+        self.metrics.sync_failures += 1;
+        while self.storing.front().is_some_and(|pending| pending.position <= to) {
+            let Some(pending) = self.storing.pop_front() else { break };
+            match pending.origin {
+                Some(origin) => self.answer_stored(origin.conn, Err(STORAGE_FAILED), now),
+                // A notification of our own: the spool appends it again, with its outcome, and says where it is then.
+                None => self.moving_notifications.push(pending),
+            }
+        }
+    }
+
+    /// A message's record lies elsewhere from now on.
+    pub(super) fn message_moved(&mut self, id: MessageId, content: ContentRef, now: Now) {
+        if let Some(at) = self.moving_notifications.iter().position(|pending| pending.id == id) {
+            let pending = self.moving_notifications.swap_remove(at);
+            self.message_durable(Pending { content, ..pending }, now);
+        } else if let Some(slot) = self.queue.find(id) {
+            self.queue.update_content(slot, content.into());
+        }
+    }
+
+    /// Tries again to store notifications for which the spool had no room.
+    pub(super) fn append_unsent_notifications(&mut self, now: Now) {
+        for (id, envelope, chunks, about) in std::mem::take(&mut self.unsent_notifications) {
+            let content = NewContent::Inline(chunks.clone());
+            if self.append(None, id, envelope.clone(), content, about, now).is_err() {
+                self.unsent_notifications.push((id, envelope, chunks, about));
+            }
+        }
+    }
+
+    pub(super) fn notice(&mut self, severity: Severity, text: impl Into<String>) {
+        self.event(Event::Notice { severity, text: text.into().into() });
+    }
+}
+
+impl From<ContentRef> for StoredContent {
+    fn from(content: ContentRef) -> StoredContent {
+        let ContentRef { segment, offset, len, crc, spilled } = content;
+        StoredContent { segment: segment.0, offset, len, crc, spilled }
+    }
+}
+
+impl From<StoredContent> for ContentRef {
+    fn from(content: StoredContent) -> ContentRef {
+        let StoredContent { segment, offset, len, crc, spilled } = content;
+        ContentRef { segment: SegmentId(segment), offset, len, crc, spilled }
+    }
+}
