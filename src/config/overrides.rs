@@ -4,8 +4,9 @@
 use super::check::check;
 use super::error::ConfigError;
 use super::read::NameServer;
-use super::sections::{ListenerSection, LogFormat, RouteSection, TargetKey};
+use super::sections::{ListenerSection, RouteSection, TargetKey};
 use super::{Config, RetrySection};
+use crate::control::log::LogFormat;
 use crate::shard::settings::NextHop;
 use std::net::SocketAddr;
 use std::path::PathBuf;
