@@ -3,7 +3,7 @@
 use super::read::DomainRule;
 use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
 use super::Config;
-use crate::policy::relay::RelayPolicy;
+use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
 use crate::shard::settings::{
     DomainPattern, HostSpec, ListenerSettings, NextHop, Route, Settings, SiteLimits, Target,
@@ -145,7 +145,8 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
 }
 
 fn relay_policy(section: &ListenerSection) -> RelayPolicy {
-    RelayPolicy { networks: section.trusted.clone() }
+    // Submission goes by networks too until clients can log in.
+    RelayPolicy::new(relay::ListenerKind::Relay, section.trusted.clone(), false)
 }
 
 /// One route for each kind of pattern that the section has.

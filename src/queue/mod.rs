@@ -11,6 +11,8 @@
 //! changes nothing, because an operator may have acted while an answer was on its way.
 
 pub mod destination;
+pub mod dsn;
+mod dsn_text;
 mod grouping;
 pub mod operate;
 pub mod recipient_state;
