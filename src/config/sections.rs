@@ -449,13 +449,7 @@ pub struct DnsSection {
 
 impl Default for DnsSection {
     fn default() -> DnsSection {
-        DnsSection {
-            servers: Vec::new(),
-            port: 53,
-            timeout: Duration::from_secs(3),
-            attempts: 2,
-            concurrency: 256,
-        }
+        DnsSection { servers: Vec::new(), port: 53, timeout: Duration::from_secs(3), attempts: 2, concurrency: 256 }
     }
 }
 

@@ -32,6 +32,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Messages in a page when the question does not say.
 pub const PAGE_DEFAULT: usize = 100;
 
+/// Rounds of questions for one page; what is found after so many is given, with where to go on.
+const ROUNDS_MAX: usize = 100;
+
 /// Where the program is in its life.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -242,7 +245,7 @@ pub struct QueuePage {
 /// What an act came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// How many messages were changed.
+    /// How many recipients were changed.
     pub changed: u64,
 }
 
@@ -312,7 +315,9 @@ pub fn monitoring_router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .fallback(async || Failure(StatusCode::NOT_FOUND, "there is nothing here".into(), "see docs/CONFIGURATION.md".into()))
+        .fallback(async || {
+            Failure(StatusCode::NOT_FOUND, "there is nothing here".into(), "see docs/CONFIGURATION.md".into())
+        })
         .with_state(shared)
 }
 
@@ -333,19 +338,42 @@ async fn list(
         }
         None => None,
     };
-    let replies = shared.requests.ask(AdminRequest::List { filter, after, limit }).await?;
+    Ok(Json(page(&shared, &filter, after, limit).await?))
+}
+
+/// Gathers a page. Shards look at a bounded number of messages for each question, so that it can take several rounds.
+async fn page(shared: &Shared, filter: &Filter, mut after: Option<u64>, limit: usize) -> Result<QueuePage, Failure> {
     let mut messages = Vec::new();
-    for reply in replies {
-        if let AdminReply::Messages(some) = reply {
-            messages.extend(some);
+    for _ in 0..ROUNDS_MAX {
+        let request = AdminRequest::List { filter: filter.clone(), after, limit: limit - messages.len() };
+        let mut round = Vec::new();
+        // Up to this id every shard has said all; beyond it some have not.
+        let mut complete_to: Option<u64> = None;
+        for reply in shared.requests.ask(request).await? {
+            if let AdminReply::Messages { messages, next } = reply {
+                round.extend(messages);
+                complete_to = [complete_to, next].into_iter().flatten().min();
+            }
+        }
+        if let Some(last) = complete_to {
+            round.retain(|message| message.id <= MessageId(last).to_string());
+        }
+        // Ids have the same length and sort as text.
+        round.sort_by(|a, b| a.id.cmp(&b.id));
+        let room = limit - messages.len();
+        let cut = round.len() > room;
+        round.truncate(room);
+        messages.append(&mut round);
+        if cut || messages.len() == limit {
+            let next = messages.last().map(|message| message.id.clone());
+            return Ok(QueuePage { next: next.filter(|_| cut || complete_to.is_some()), messages });
+        }
+        match complete_to {
+            Some(last) => after = Some(last),
+            None => return Ok(QueuePage { messages, next: None }),
         }
     }
-    // Ids have the same length and sort as text.
-    messages.sort_by(|a, b| a.id.cmp(&b.id));
-    let more = messages.len() >= limit;
-    messages.truncate(limit);
-    let next = messages.last().filter(|_| more).map(|message| message.id.clone());
-    Ok(Json(QueuePage { messages, next }))
+    Ok(QueuePage { messages, next: after.map(|after| MessageId(after).to_string()) })
 }
 
 async fn show(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<MessageSummary>, Failure> {
@@ -369,39 +397,47 @@ async fn show(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Re
 type ActBody = Result<Json<Selection>, JsonRejection>;
 
 async fn retry(State(shared): State<Arc<Shared>>, body: ActBody) -> Result<Json<Changed>, Failure> {
-    act(&shared, body, AdminRequest::Retry).await
+    act(&shared, body, |filter, after| AdminRequest::Retry { filter, after }).await
 }
 
 async fn hold(State(shared): State<Arc<Shared>>, body: ActBody) -> Result<Json<Changed>, Failure> {
-    act(&shared, body, AdminRequest::Hold).await
+    act(&shared, body, |filter, after| AdminRequest::Hold { filter, after }).await
 }
 
 async fn release(State(shared): State<Arc<Shared>>, body: ActBody) -> Result<Json<Changed>, Failure> {
-    act(&shared, body, AdminRequest::Release).await
+    act(&shared, body, |filter, after| AdminRequest::Release { filter, after }).await
 }
 
 async fn delete(State(shared): State<Arc<Shared>>, body: ActBody) -> Result<Json<Changed>, Failure> {
-    act(&shared, body, AdminRequest::Delete).await
+    act(&shared, body, |filter, after| AdminRequest::Delete { filter, after }).await
 }
 
 async fn act(
     shared: &Shared,
     body: ActBody,
-    request: impl FnOnce(Filter) -> AdminRequest,
+    request: fn(Filter, Option<u64>) -> AdminRequest,
 ) -> Result<Json<Changed>, Failure> {
     let Json(selection) = body?;
     let filter = selection.filter()?;
     if filter == Filter::default() {
-        return Err(Failure::bad("no message is named", "give an id or a filter; or \"all\": true for the whole queue"));
+        return Err(Failure::bad(
+            "no message is named",
+            "give an id or a filter; or \"all\": true for the whole queue",
+        ));
     }
-    let replies = shared.requests.ask(request(filter)).await?;
-    let changed = replies
-        .iter()
-        .map(|reply| match reply {
-            AdminReply::Changed(changed) => *changed,
-            _ => 0,
-        })
-        .sum();
+    let mut changed = 0;
+    // Each shard acts on a bounded number of messages at a time and says where to go on.
+    let mut open: Vec<(u8, Option<u64>)> =
+        (0..shared.requests.shards().len()).map(|shard| (shard as u8, None)).collect();
+    while !open.is_empty() {
+        let questions = open.drain(..).map(|(shard, after)| (shard, request(filter.clone(), after))).collect();
+        for (shard, reply) in shared.requests.ask_each(questions).await? {
+            if let AdminReply::Changed { recipients, next } = reply {
+                changed += recipients;
+                open.extend(next.map(|next| (shard, Some(next))));
+            }
+        }
+    }
     Ok(Json(Changed { changed }))
 }
 
@@ -497,8 +533,10 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Failur
         Phase::Starting => {
             Err(Failure(StatusCode::SERVICE_UNAVAILABLE, "not all shards listen yet".into(), "wait a moment".into()))
         }
-        Phase::Stopping => {
-            Err(Failure(StatusCode::SERVICE_UNAVAILABLE, "the program is stopping".into(), "mail is not taken any more".into()))
-        }
+        Phase::Stopping => Err(Failure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the program is stopping".into(),
+            "mail is not taken any more".into(),
+        )),
     }
 }

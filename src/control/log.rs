@@ -154,18 +154,7 @@ fn id_field(field: Field<'_>, key: &str, id: MessageId) {
 /// The keys and values of an event, in their fixed order.
 fn fields(event: &Event, field: Field<'_>) {
     match event {
-        Event::Received {
-            id,
-            client,
-            helo,
-            sender,
-            recipients,
-            first_recipient,
-            size,
-            tenant,
-            tls,
-            commit_us,
-        } => {
+        Event::Received { id, client, helo, sender, recipients, first_recipient, size, tenant, tls, commit_us } => {
             id_field(field, "id", *id);
             field("from", Value::Path(sender));
             field("to", Value::Path(first_recipient));
@@ -383,7 +372,8 @@ mod tests {
 
     #[test]
     fn a_peer_cannot_forge_lines_or_keys_or_steer_a_terminal() {
-        let evil = "550 no\r\n2026 INFO delivered id=FAKE \u{1b}[2J\u{9b}31m \u{202e}txt\u{2028}\u{0} \"x\" \\ to=<a@b>";
+        let evil =
+            "550 no\r\n2026 INFO delivered id=FAKE \u{1b}[2J\u{9b}31m \u{202e}txt\u{2028}\u{0} \"x\" \\ to=<a@b>";
         for format in [LogFormat::Human, LogFormat::Json] {
             let line = format_line(format, AT, None, &Event::Bounced(facts(evil)));
             assert_eq!(line.matches('\n').count(), 1, "{line}");
@@ -402,7 +392,8 @@ mod tests {
     fn long_values_are_cut_and_empty_ones_shown() {
         let line = format_line(LogFormat::Human, AT, None, &Event::Bounced(facts(&"x".repeat(9_000))));
         assert!(line.len() < 2_000 && line.contains('…'));
-        let event = Event::Rejected { client: [192, 0, 2, 7].into(), sender: "".into(), recipient: None, reply: "".into() };
+        let event =
+            Event::Rejected { client: [192, 0, 2, 7].into(), sender: "".into(), recipient: None, reply: "".into() };
         let line = format_line(LogFormat::Human, AT, None, &event);
         assert!(line.ends_with("client=192.0.2.7 from=<> reply=\"\"\n"), "{line}");
     }

@@ -67,7 +67,8 @@ impl ProcessFigures {
             })
             .unwrap_or(0);
         // One of the entries is the directory that is being read.
-        let open_fds = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| (entries.count() as u64).saturating_sub(1));
+        let open_fds =
+            std::fs::read_dir("/proc/self/fd").map_or(0, |entries| (entries.count() as u64).saturating_sub(1));
         ProcessFigures { resident_octets: resident_kib * 1024, open_fds, ..self }
     }
 }
@@ -242,7 +243,9 @@ pub(super) mod tests {
                 assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{name}");
                 let family = ["_bucket", "_sum", "_count"]
                     .iter()
-                    .find_map(|end| name.strip_suffix(end).filter(|base| kinds.get(*base).is_some_and(|k| k == "histogram")))
+                    .find_map(|end| {
+                        name.strip_suffix(end).filter(|base| kinds.get(*base).is_some_and(|k| k == "histogram"))
+                    })
                     .unwrap_or(name);
                 let kind = kinds.get(family).unwrap_or_else(|| panic!("{name} has no TYPE"));
                 assert!(kind != "counter" || name.ends_with("_total"), "{name}");

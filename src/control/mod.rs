@@ -270,7 +270,10 @@ impl Control {
     fn signal(&mut self, name: &'static str) {
         if self.shared.phase() == Phase::Stopping {
             self.hurried = true;
-            self.log.notice(Severity::Warning, &format!("{name} again: stopping at once; what was acknowledged is on disk"));
+            self.log.notice(
+                Severity::Warning,
+                &format!("{name} again: stopping at once; what was acknowledged is on disk"),
+            );
             self.deadline = Some(Instant::now() + HURRY_TIME);
             self.tell_all_to_stop();
             return;
@@ -293,8 +296,9 @@ impl Control {
 
     fn tell_to_stop(&mut self) {
         let shards = self.shared.requests.shards();
-        self.to_stop
-            .retain(|&shard| shards.get(usize::from(shard)).is_some_and(|mailbox| mailbox.push(ToShard::Shutdown).is_err()));
+        self.to_stop.retain(|&shard| {
+            shards.get(usize::from(shard)).is_some_and(|mailbox| mailbox.push(ToShard::Shutdown).is_err())
+        });
     }
 
     fn tick(&mut self) {

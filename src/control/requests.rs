@@ -25,7 +25,7 @@ pub enum AskError {
     #[error("the mailbox of shard {shard} is full, so it was not asked; try again in a moment")]
     Full {
         /// Whose.
-        shard: usize,
+        shard: u8,
     },
     /// Some did not answer. What they were asked to do they may still do.
     #[error("shards {silent:?} did not answer within {} s; see the log and `ringpost status`", ANSWER_TIME.as_secs())]
@@ -66,8 +66,14 @@ impl Requests {
         &self.shards
     }
 
-    /// Asks every shard and waits for all answers, which come in no order.
+    /// Asks every shard the same and waits for all answers, which come in no order.
     pub async fn ask(&self, request: AdminRequest) -> Result<Vec<AdminReply>, AskError> {
+        let questions = (0..self.shards.len()).map(|shard| (shard as u8, request.clone())).collect();
+        Ok(self.ask_each(questions).await?.into_iter().map(|(_, reply)| reply).collect())
+    }
+
+    /// Asks some shards, each at most once, and waits for all answers, which come in no order with who gave them.
+    pub async fn ask_each(&self, questions: Vec<(u8, AdminRequest)>) -> Result<Vec<(u8, AdminReply)>, AskError> {
         let (answers, mut answered) = unbounded_channel();
         let number = self.next_ticket.fetch_add(1, Ordering::Relaxed);
         {
@@ -78,17 +84,19 @@ impl Requests {
             waiting.insert(number, answers);
         }
         let ticket = Ticket { requests: self, number };
-        for (shard, mailbox) in self.shards.iter().enumerate() {
-            let message = ToShard::Admin { ticket: ticket.number, request: request.clone() };
+        let mut silent = Vec::with_capacity(questions.len());
+        for (shard, request) in questions {
+            let message = ToShard::Admin { ticket: ticket.number, request };
+            let mailbox = self.shards.get(usize::from(shard)).ok_or(AskError::Full { shard })?;
             mailbox.push(message).map_err(|_| AskError::Full { shard })?;
+            silent.push(shard);
         }
-        let mut silent: Vec<u8> = (0..self.shards.len()).map(|shard| shard as u8).collect();
         let mut replies = Vec::with_capacity(silent.len());
         let gather = async {
             while !silent.is_empty() {
                 let Some((shard, reply)) = answered.recv().await else { break };
                 silent.retain(|other| *other != shard);
-                replies.push(reply);
+                replies.push((shard, reply));
             }
         };
         let _ = tokio::time::timeout(ANSWER_TIME, gather).await;

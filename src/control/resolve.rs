@@ -101,7 +101,8 @@ impl ResolveService {
 
     fn deliver(&mut self, shard: u8, resolution: Resolution, permits: Option<Arc<SitePermits>>) {
         let Some(mailbox) = self.shards.get(usize::from(shard)) else { return };
-        if let Err(ToShard::Resolved { resolution, permits }) = mailbox.push(ToShard::Resolved { resolution, permits }) {
+        if let Err(ToShard::Resolved { resolution, permits }) = mailbox.push(ToShard::Resolved { resolution, permits })
+        {
             self.undelivered.push_back((shard, resolution, permits));
         }
     }

@@ -201,8 +201,10 @@ impl Sandbox {
 
 /// What happens now and then on a busy machine and passes.
 fn is_passing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ECONNABORTED))
-        || error.kind() == io::ErrorKind::Interrupted
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ECONNABORTED)
+    ) || error.kind() == io::ErrorKind::Interrupted
 }
 
 fn now() -> Now {
@@ -369,7 +371,8 @@ mod tests {
         write.write_all(b"EHLO client.test\r\n").await.unwrap();
         expect("250").await;
         for content in contents {
-            let transaction = format!("MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nRCPT TO:<c@y.test>\r\nDATA\r\n{content}");
+            let transaction =
+                format!("MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nRCPT TO:<c@y.test>\r\nDATA\r\n{content}");
             let (head, body) = transaction.split_at(transaction.len() - content.len());
             write.write_all(head.as_bytes()).await.unwrap();
             for code in ["250", "250", "250", "354"] {
@@ -387,7 +390,9 @@ mod tests {
     async fn takes_messages_and_shows_them_by_number_and_by_id() {
         let (sandbox, address) = start(10).await;
         let id = MessageId(123_456_789).to_string();
-        let content = format!("Received: from x by y\r\n with ESMTP id {id}; Tue, 24 Nov 2026\r\nSubject: two\r\n lines\r\n\r\nhello");
+        let content = format!(
+            "Received: from x by y\r\n with ESMTP id {id}; Tue, 24 Nov 2026\r\nSubject: two\r\n lines\r\n\r\nhello"
+        );
         send(address, &[&content]).await;
         let list = sandbox.list();
         assert_eq!(list.len(), 1);
