@@ -58,8 +58,8 @@ pub struct ControlParts {
     pub monitoring: Option<TcpListener>,
     /// The sandbox with its listener and the name it greets with.
     pub sandbox: Option<(Sandbox, TcpListener, Box<str>)>,
-    /// Each shard's number and what its thread ended with.
-    pub ended: UnboundedReceiver<(u8, Result<(), String>)>,
+    /// What threads ended with: a shard by its number; none stands for recovery, which tells only a failure.
+    pub ended: UnboundedReceiver<(Option<u8>, Result<(), String>)>,
     /// SIGTERM and SIGINT, once each time.
     pub signals: UnboundedReceiver<&'static str>,
     /// Told what the program's state is, once each time it changes; for the service manager and the terminal.
@@ -93,6 +93,8 @@ pub enum Ended {
         /// Why.
         reason: String,
     },
+    /// Recovery could not read the spool, for this reason.
+    SpoolUnreadable(String),
 }
 
 /// The loop's own state.
@@ -108,6 +110,7 @@ struct Control {
     deadline: Option<Instant>,
     hurried: bool,
     died: Option<(u8, String)>,
+    unreadable: Option<String>,
 }
 
 /// Runs until all shards have ended.
@@ -130,6 +133,7 @@ pub async fn run(parts: ControlParts) -> Ended {
         deadline: None,
         hurried: false,
         died: None,
+        unreadable: None,
     };
     let alive = control.watch(watchdog);
     let mut tick = tokio::time::interval(TICK);
@@ -148,7 +152,10 @@ pub async fn run(parts: ControlParts) -> Ended {
                 control.log.flush();
             }
             Some(resolution) = resolved.recv() => control.resolved(resolution),
-            Some((shard, result)) = ended.recv() => control.shard_ended(shard, result),
+            Some((thread, result)) = ended.recv() => match thread {
+                Some(shard) => control.shard_ended(shard, result),
+                None => control.recovery_ended(result),
+            },
             Some(signal) = signals.recv() => control.signal(signal),
             // Nothing needs the tick while nothing is undelivered and nothing stops: the process then sleeps.
             _ = tick.tick(), if !idle => control.tick(),
@@ -324,6 +331,15 @@ impl Control {
         }
     }
 
+    fn recovery_ended(&mut self, result: Result<(), String>) {
+        let Err(reason) = result else { return };
+        self.log.notice(Severity::Error, &format!("the spool cannot be read: {reason}; the program stops"));
+        self.unreadable = Some(reason);
+        if self.shared.phase() != Phase::Stopping {
+            self.stop(DRAIN_TIME + STOP_GRACE);
+        }
+    }
+
     fn end(self) -> Ended {
         let left: Vec<usize> = (0..self.running.len()).filter(|&shard| self.running[shard]).collect();
         if !left.is_empty() && !self.hurried {
@@ -337,6 +353,7 @@ impl Control {
         self.log.finish();
         match self.died {
             Some((shard, reason)) => Ended::ShardDied { shard, reason },
+            None if self.unreadable.is_some() => Ended::SpoolUnreadable(self.unreadable.unwrap_or_default()),
             None if self.hurried || !left.is_empty() => Ended::Hurried,
             None => Ended::Drained,
         }
