@@ -156,3 +156,23 @@ const _: () = assert!(RETRY_WAIT_MIN.as_millis() < RETRY_ROUNDING_FROM.as_millis
 
 /// IPv6 clients are counted by their network of this length: an end site holds at least so much (RFC 6177).
 pub const CLIENT_IPV6_PREFIX: u8 = 64;
+// ---- smtp: client ----
+
+/// Octets of a streamed content asked of the owner at a time. One such piece is being written to the socket while
+/// the next is being read, so a delivery holds two of them.
+pub const CLIENT_CONTENT_PIECE_OCTETS_MAX: usize = 64 * 1024;
+
+/// Chunks (BDAT) of a streamed content that may be under way without a reply, where the peer offers PIPELINING.
+/// With pieces of 64 KiB, half a megabyte: enough for a long, fast line.
+pub const CLIENT_CHUNKS_UNANSWERED_MAX: u32 = 8;
+
+/// Octets kept of the name a peer gives in its greeting: as long as a domain can be (RFC 5321 4.5.3.1.2).
+pub const PEER_NAME_OCTETS_MAX: usize = 255;
+
+// ---- policy: trace ----
+
+/// Octets of a name (HELO, this host) in a Received header: as long as a domain can be (RFC 5321 4.5.3.1.2).
+pub const TRACE_NAME_OCTETS_MAX: usize = 255;
+
+/// Octets of a content in which headers are looked for: far above any honest header section, and cheap to scan.
+pub const HEADER_SCAN_OCTETS_MAX: usize = 256 * 1024;
