@@ -29,6 +29,8 @@ pub const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
 pub const INLINE_CONTENT_START: usize = 2048;
 /// Octets of one write of content that goes to its own file: a multiple of the disk's block.
 pub const SPILL_CHUNK: usize = 256 * 1024;
+/// Such writes of one message that may be under way before its client has to wait.
+pub const SPILL_PIECES_MAX: usize = 4;
 /// Octets of the largest content that a record can describe.
 pub const MAX_SPILLED_CONTENT: u64 = u32::MAX as u64 - 4096;
 /// Leases that a shard may have with each other shard.
@@ -176,3 +178,20 @@ pub const TRACE_NAME_OCTETS_MAX: usize = 255;
 
 /// Octets of a content in which headers are looked for: far above any honest header section, and cheap to scan.
 pub const HEADER_SCAN_OCTETS_MAX: usize = 256 * 1024;
+
+// ---- queue: reports ----
+
+/// Octets of a message that is returned whole with the report of its failure; of a greater one, only its headers.
+pub const DSN_RETURNED_OCTETS_MAX: usize = 64 * 1024;
+/// Octets of headers returned with a report; more are cut at a line's end.
+pub const DSN_RETURNED_HEADERS_OCTETS_MAX: usize = 32 * 1024;
+/// Octets of a peer's reply that stand in a report, twice (for people and for programs) for each recipient.
+pub const DSN_DIAGNOSTIC_OCTETS_MAX: usize = 2 * 1024;
+
+const _: () = assert!(DSN_RETURNED_HEADERS_OCTETS_MAX <= DSN_HEAD as usize);
+const _: () = assert!(DSN_RETURNED_OCTETS_MAX <= DSN_HEAD as usize, "what is returned was read");
+/// Sessions of one shard, at most, whatever the configuration says: the table that counts them by client has twice
+/// as many places of 16 octets.
+pub const SESSIONS_MAX: usize = 1 << 20;
+
+const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");

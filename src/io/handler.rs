@@ -165,6 +165,10 @@ pub trait Handler {
     /// A report did not find room in the control thread's mailbox.
     fn report_refused(&mut self, report: Self::Report, now: Now);
 
+    /// The machine has trouble that is nobody's connection: no descriptors left, a helper that failed. In words that
+    /// say what to do.
+    fn trouble(&mut self, text: String, now: Now);
+
     /// The heartbeat, every 20 ms or so; `late` is by how much it came late.
     fn tick(&mut self, now: Now, late: Duration);
 

@@ -46,6 +46,13 @@ pub(super) struct Group {
 
 const _: () = assert!(size_of::<Group>() == 24);
 
+impl Group {
+    /// A group of one recipient that stands in no list yet.
+    pub fn new(slot: u32, recipient: u16, sibling: u32) -> Group {
+        Group { slot, flow: UNROUTED, sibling, link: NONE, back: NONE, first: recipient, last: recipient }
+    }
+}
+
 impl Place for Group {
     fn link(&self) -> u32 {
         self.link

@@ -20,15 +20,7 @@ impl Queue {
         }
         let found = group != NONE;
         if !found {
-            let new = Group {
-                slot: slot.0,
-                flow: UNROUTED,
-                sibling: message.group,
-                first: place,
-                last: place,
-                ..Group::default()
-            };
-            group = self.groups.insert(new);
+            group = self.groups.insert(Group::new(slot.0, place, message.group));
             message.group = group;
         }
         let recipients = message.recipients_mut();

@@ -11,6 +11,8 @@
 //! changes nothing, because an operator may have acted while an answer was on its way.
 
 pub mod destination;
+pub mod dsn;
+mod dsn_text;
 mod grouping;
 pub mod operate;
 pub mod recipient_state;
@@ -25,17 +27,20 @@ pub mod view;
 use crate::clock::{Instant, Now, UnixTime};
 use crate::id::MessageId;
 use crate::limits;
-use destination::{Destinations, Group, SiteCounts, SiteId};
-use recipient_state::{Disposition, LastReply, State, Step, next};
+use destination::{Destinations, Group, SiteCounts};
+use recipient_state::{Step, next};
 use retry::RetrySchedule;
 use slab::{List, NONE, Slab};
 use std::collections::VecDeque;
 use std::time::Duration;
-use store::{DELETE_AFTER, Fate, HOLD_AFTER, LEASED, LISTED, Message, Recipient, Store, TRIED, WARN, WARNED};
+use store::{DELETE_AFTER, HOLD_AFTER, LEASED, LISTED, Message, Recipient, Store, TRIED, WARN, WARNED};
 use timer_wheel::{TimerKey, TimerWheel, tick_at, tick_instant, tick_reached};
 
-pub use destination::TenantId;
-pub use store::{NewMessage, RecoveredState, Slot, StoredContent};
+pub use destination::{SiteId, TenantId};
+pub use operate::{Filter, Page};
+pub use recipient_state::{Disposition, LastReply, State};
+pub use store::{Fate, NewMessage, RecoveredState, Slot, StoredContent};
+pub use view::MessageView;
 
 /// How a queue behaves.
 #[derive(Clone, Debug, Default)]
@@ -242,12 +247,15 @@ impl Queue {
         self.step(slot, recipient, Step::Park);
     }
 
-    /// DNS answered: the recipient comes out of [`Queue::poll_unrouted`] again. [`Queue::assign`] also takes a parked
-    /// recipient as it is.
-    pub fn unpark(&mut self, slot: Slot, recipient: u16) {
-        if self.step(slot, recipient, Step::Unpark) {
+    /// DNS answered: the recipient comes out of [`Queue::poll_unrouted`] again, unless it is assigned or settled
+    /// before. False, and nothing happens, when it is not parked: an operator has held or deleted it meanwhile.
+    /// [`Queue::assign`] and [`Queue::settle`] also take a parked recipient as it is.
+    pub fn unpark(&mut self, slot: Slot, recipient: u16) -> bool {
+        let parked = self.step(slot, recipient, Step::Unpark);
+        if parked {
             self.list(slot, recipient, None, false);
         }
+        parked
     }
 
     /// What goes to this site next, with at most so many recipients (at least one): they are in flight now. Those
@@ -261,6 +269,10 @@ impl Queue {
             store.get(Slot(groups[group].slot)).map_or(limits::TRANSACTION_COST, Message::cost)
         })?;
         let slot = Slot(self.groups[group].slot);
+        Some(self.take_group(slot, group, max_recipients))
+    }
+
+    fn take_group(&mut self, slot: Slot, group: u32, max_recipients: usize) -> Pick {
         let mut recipients = Vec::new();
         loop {
             let last = self.groups[group].first == self.groups[group].last;
@@ -268,7 +280,7 @@ impl Queue {
             self.shift(slot, place, State::InFlight);
             recipients.push(place);
             if last || recipients.len() >= max_recipients {
-                return Some(Pick { slot, recipients });
+                return Pick { slot, recipients };
             }
         }
     }
@@ -363,44 +375,30 @@ impl Queue {
         Settled::Retry { due: now.unix.after(tick_instant(due).since(now.instant)), attempts }
     }
 
-    /// Ends the recipients of a site that have waited too long in its list, and returns them: record that they
-    /// expired. For a site that is down, whose lists nobody picks from. `attempted` is when its hosts were last tried
-    /// in this process, in vain: a recipient ends only if that was after its time had run out, so nothing expires
-    /// unattempted after a start. Looks at no more than `budget` groups, and goes on from there when called again.
-    #[must_use = "these recipients have ended"]
-    pub fn expire_ready(
-        &mut self,
-        site: SiteId,
-        attempted: Option<Instant>,
-        now: Now,
-        budget: usize,
-    ) -> Vec<(Slot, u16)> {
+    /// Picks the recipients of a site that have waited too long in its list: [`Verdict::Deferred`] then ends them as
+    /// [`Settled::Expired`]. For a site that is down, whose lists nobody else picks from. `attempted` is when its
+    /// hosts were last tried in this process, in vain: a recipient is picked only if that was after its time had run
+    /// out, so nothing expires unattempted after a start. Looks at no more than `budget` groups, and goes on from
+    /// there when called again.
+    #[must_use = "these recipients are in flight"]
+    pub fn expire_ready(&mut self, site: SiteId, attempted: Instant, now: Now, budget: usize) -> Vec<Pick> {
         self.tell(now);
-        let Some(attempted) = attempted.map(signed_millis) else { return Vec::new() };
         let mut found = Vec::new();
-        self.destinations.sweep(site, &self.groups, budget, &mut found);
-        let mut expired = Vec::new();
+        if !self.hold_all && !self.destinations.counts(site).suspended {
+            self.destinations.sweep(site, &self.groups, budget, &mut found);
+        }
+        let mut picks = Vec::new();
         for group in found {
             let slot = Slot(self.groups[group].slot);
-            let lifetime_ms = self.schedule.lifetime.as_millis().min(i64::MAX as u128 / 4) as i64;
-            let Some(message) = self.store.get(slot) else { continue };
-            let over = self.schedule.is_over(age_of(message, now)) && attempted >= message.born_ms + lifetime_ms;
-            if over {
-                let first = expired.len();
-                let mut place = self.groups[group].first;
-                while place != store::NOBODY {
-                    expired.push((slot, place));
-                    place = message.recipients()[usize::from(place)].next;
-                }
-                // From the group as a whole, so that each recipient need not be looked for.
-                self.drop_group(slot, group);
-                for &(slot, place) in &expired[first..] {
-                    self.destinations.add_recipients(site, -1);
-                    self.shift(slot, place, State::Done(Disposition::Expired));
-                }
+            let overdue = self.store.get(slot).is_some_and(|message| {
+                let tried = Now { instant: attempted.min(now.instant), unix: now.unix };
+                self.schedule.is_over(age_of(message, tried))
+            });
+            if overdue {
+                picks.push(self.take_group(slot, group, usize::MAX));
             }
         }
-        expired
+        picks
     }
 
     /// Whether every recipient of the message has ended; also when there is no such message.
@@ -549,12 +547,19 @@ impl Queue {
     /// Makes a step if the table has it: takes the recipient out of its list, and says whether it was made.
     fn step(&mut self, slot: Slot, place: u16, step: Step) -> bool {
         let Some(recipient) = self.recipient(slot, place) else { return false };
-        let Some(to) = next(recipient.state, step) else { return false };
-        if recipient.state == State::Ready || recipient.flags & LISTED != 0 {
+        if next(recipient.state, step).is_some() && (recipient.state == State::Ready || recipient.flags & LISTED != 0) {
             self.unlist_where(slot, |other| other == place);
         }
-        self.shift(slot, place, to);
-        true
+        self.step_unlisted(slot, place, step)
+    }
+
+    /// As [`Queue::step`], for a recipient that was taken out of its list already.
+    fn step_unlisted(&mut self, slot: Slot, place: u16, step: Step) -> bool {
+        let to = self.recipient(slot, place).and_then(|recipient| next(recipient.state, step));
+        if let Some(to) = to {
+            self.shift(slot, place, to);
+        }
+        to.is_some()
     }
 
     fn end(&mut self, slot: Slot, place: u16, disposition: Disposition) -> bool {

@@ -95,7 +95,7 @@ impl Queue {
         self.unlist_where(slot, |place| chosen.binary_search(&place).is_ok());
         let mut changed = 0;
         for place in chosen {
-            if self.step(slot, place, Step::Hold) || self.mark_in_flight(slot, place, HOLD_AFTER) {
+            if self.step_unlisted(slot, place, Step::Hold) || self.mark_in_flight(slot, place, HOLD_AFTER) {
                 changed += 1;
             }
         }
@@ -138,7 +138,7 @@ impl Queue {
         let mut chosen = self.chosen(slot, filter);
         chosen.retain(|&place| !self.mark_in_flight(slot, place, DELETE_AFTER) && !self.is_in_flight(slot, place));
         self.unlist_where(slot, |place| chosen.binary_search(&place).is_ok());
-        chosen.retain(|&place| self.end(slot, place, Disposition::Deleted));
+        chosen.retain(|&place| self.step_unlisted(slot, place, Step::Finish(Disposition::Deleted)));
         chosen
     }
 

@@ -1,12 +1,16 @@
 //! What others may read of a waiting message: the router, the attempts, the reports and the operator's lists.
 //!
-//! Views borrow the queue and change nothing.
+//! Views borrow the queue and change nothing. A recipient is named by its place in the envelope; for a place that is
+//! not there the answers are empty.
 
 use super::destination::{SiteId, TenantId};
 use super::recipient_state::{LastReply, State};
-use super::store::{DELETE_AFTER, HOLD_AFTER, LEASED, Message, NO_SITE, Recipient, Slot, StoredContent, domain_of};
+use super::store::{
+    DELETE_AFTER, Fate, HOLD_AFTER, LEASED, Message, NO_SITE, Recipient, Slot, StoredContent, domain_of,
+};
 use super::timer_wheel::tick_instant;
-use super::{Queue, age_of};
+use super::{Queue, RecoveredState, age_of};
+use crate::address::Address;
 use crate::clock::UnixTime;
 use crate::envelope::{Body, Notify, Ret};
 use crate::id::MessageId;
@@ -57,11 +61,6 @@ impl<'a> MessageView<'a> {
         self.message.reverse_path()
     }
 
-    /// "name [ip]" of the client that sent it.
-    pub fn client(&self) -> &'a str {
-        self.message.client()
-    }
-
     /// The sender's name for it, as xtext (RFC 3461 section 4.4).
     pub fn envid(&self) -> Option<&'a str> {
         self.message.envid()
@@ -87,98 +86,106 @@ impl<'a> MessageView<'a> {
         self.message.is_dsn()
     }
 
-    /// How many recipients it was accepted for.
-    pub fn recipient_count(&self) -> usize {
-        self.message.recipients().len()
+    /// How many recipients it was accepted for: their places are the numbers below.
+    pub fn recipients(&self) -> u16 {
+        self.message.recipients().len() as u16
     }
 
     /// How many of them have not ended.
-    pub fn waiting_count(&self) -> usize {
-        usize::from(self.message.waiting)
+    pub fn waiting(&self) -> u16 {
+        self.message.waiting
     }
 
-    /// One recipient, by its place in the envelope.
-    pub fn recipient(&self, place: u16) -> Option<RecipientView<'a>> {
-        let recipient = self.message.recipients().get(usize::from(place))?;
-        Some(RecipientView { recipient, message: self.message, queue: self.queue })
+    fn recipient(&self, place: u16) -> Option<&'a Recipient> {
+        self.message.recipients().get(usize::from(place))
     }
 
-    /// All recipients with their places, those that have ended included.
-    pub fn recipients(&self) -> impl Iterator<Item = (u16, RecipientView<'a>)> + use<'a> {
-        let MessageView { message, queue } = *self;
-        let recipients = message.recipients().iter().enumerate();
-        recipients.map(move |(place, recipient)| (place as u16, RecipientView { recipient, message, queue }))
-    }
-}
-
-/// A recipient of a waiting message.
-#[derive(Copy, Clone, Debug)]
-pub struct RecipientView<'a> {
-    recipient: &'a Recipient,
-    message: &'a Message,
-    queue: &'a Queue,
-}
-
-impl<'a> RecipientView<'a> {
-    /// Its address, as accepted.
-    pub fn address(&self) -> &'a str {
-        self.message.address(self.recipient)
+    /// A recipient's address, as accepted.
+    pub fn address(&self, recipient: u16) -> &'a str {
+        self.recipient(recipient).map_or("", |recipient| self.message.address(recipient))
     }
 
-    /// The address's domain, as written.
-    pub fn domain(&self) -> &'a str {
-        domain_of(self.address())
+    /// Its domain, as written.
+    pub fn domain(&self, recipient: u16) -> &'a str {
+        domain_of(self.address(recipient))
+    }
+
+    /// Its domain as DNS knows it, see [`Address::routing_domain`]; none when DNS cannot hold it.
+    pub fn routing_domain(&self, recipient: u16) -> Option<Box<str>> {
+        let address = Address::parse(self.address(recipient).as_bytes(), true).ok()?;
+        address.routing_domain().ok()
     }
 
     /// NOTIFY=.
-    pub fn notify(&self) -> Notify {
-        self.recipient.notify
+    pub fn notify(&self, recipient: u16) -> Notify {
+        self.recipient(recipient).map_or(Notify::DEFAULT, |recipient| recipient.notify)
     }
 
     /// ORCPT=, encoded as it came.
-    pub fn orcpt(&self) -> Option<&'a str> {
-        self.message.orcpt(self.recipient)
+    pub fn orcpt(&self, recipient: u16) -> Option<&'a str> {
+        self.message.orcpt(self.recipient(recipient)?)
     }
 
     /// Where it is.
-    pub fn state(&self) -> State {
-        self.recipient.state
+    pub fn state(&self, recipient: u16) -> State {
+        self.recipient(recipient).map_or(State::default(), |recipient| recipient.state)
     }
 
     /// Failed attempts so far.
-    pub fn attempts(&self) -> u16 {
-        self.recipient.attempts
+    pub fn attempts(&self, recipient: u16) -> u16 {
+        self.recipient(recipient).map_or(0, |recipient| recipient.attempts)
     }
 
-    /// When its next attempt is due, while it is scheduled, on the wall clock as it was last told.
-    pub fn due(&self) -> Option<UnixTime> {
+    /// When its next attempt is due, on the wall clock as it was last told; in any state but scheduled: now.
+    pub fn due(&self, recipient: u16) -> UnixTime {
         let now = self.queue.now;
-        let wait = tick_instant(self.recipient.due).since(now.instant);
-        (self.recipient.state == State::Scheduled).then(|| now.unix.after(wait))
+        match self.recipient(recipient) {
+            Some(recipient) if recipient.state == State::Scheduled => {
+                now.unix.after(tick_instant(recipient.due).since(now.instant))
+            }
+            _ => now.unix,
+        }
     }
 
     /// Where it was last routed to.
-    pub fn site(&self) -> Option<SiteId> {
-        (self.recipient.site != NO_SITE).then_some(SiteId(self.recipient.site))
+    pub fn site(&self, recipient: u16) -> Option<SiteId> {
+        self.recipient(recipient).map(|recipient| recipient.site).filter(|&site| site != NO_SITE).map(SiteId)
     }
 
     /// The last reply about it; [`LastReply::NONE`] before the first, and after a restart.
-    pub fn last_reply(&self) -> LastReply {
-        self.recipient.last_reply
+    pub fn last_reply(&self, recipient: u16) -> LastReply {
+        self.recipient(recipient).map_or(LastReply::NONE, |recipient| recipient.last_reply)
+    }
+
+    fn has_flag(&self, place: u16, flag: u8) -> bool {
+        self.recipient(place).is_some_and(|recipient| recipient.flags & flag != 0)
     }
 
     /// Whether its attempt is made by another shard.
-    pub fn is_leased(&self) -> bool {
-        self.recipient.flags & LEASED != 0
+    pub fn is_leased(&self, recipient: u16) -> bool {
+        self.has_flag(recipient, LEASED)
     }
 
     /// Whether it is on hold, or will be when its attempt has failed.
-    pub fn is_held(&self) -> bool {
-        self.recipient.state == State::Held || self.recipient.flags & HOLD_AFTER != 0
+    pub fn is_held(&self, recipient: u16) -> bool {
+        self.state(recipient) == State::Held || self.has_flag(recipient, HOLD_AFTER)
     }
 
     /// Whether it will be ended when its attempt has failed.
-    pub fn is_doomed(&self) -> bool {
-        self.recipient.flags & DELETE_AFTER != 0
+    pub fn is_doomed(&self, recipient: u16) -> bool {
+        self.has_flag(recipient, DELETE_AFTER)
+    }
+
+    /// All recipients' states in the form in which [`Queue::insert`] takes them: what the spool writes when it moves
+    /// the message.
+    pub fn fold(&self) -> Vec<RecoveredState> {
+        let fate = |place| match self.state(place) {
+            State::Done(disposition) => Fate::Done(disposition),
+            _ if self.is_held(place) => Fate::Held,
+            _ => Fate::Waiting,
+        };
+        let fold =
+            |place| RecoveredState { fate: fate(place), attempts: self.attempts(place), next_due: self.due(place) };
+        (0..self.recipients()).map(fold).collect()
     }
 }

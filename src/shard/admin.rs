@@ -7,8 +7,7 @@ use crate::clock::Now;
 use crate::event::Event;
 use crate::id::MessageId;
 use crate::limits::{ADMIN_BUDGET, ADMIN_PAGE_MAX};
-use crate::queue::recipient_state::State;
-use crate::queue::{Slot, operate};
+use crate::queue::{self, Slot, State};
 use crate::shard::core::Core;
 use crate::shard::message::{AdminReply, AdminRequest, Filter, MessageSummary, RecipientSummary, Report, SiteSummary};
 use ringpost_spool::OutcomeKind;
@@ -53,12 +52,12 @@ impl Core {
     }
 
     /// The queue's form of a filter; none when it can fit nothing.
-    fn filter(&mut self, filter: &Filter) -> Option<operate::Filter> {
+    fn filter(&mut self, filter: &Filter) -> Option<queue::Filter> {
         let state = match filter.state.as_deref() {
             None | Some("waiting") => None,
             Some(name) => Some(*State::ALL.iter().find(|state| state.name() == name && !state.is_done())?),
         };
-        Some(operate::Filter {
+        Some(queue::Filter {
             site: None,
             domain: filter.domain.as_deref().map(Into::into),
             recipient: filter.recipient.as_deref().map(Into::into),
@@ -102,7 +101,7 @@ impl Core {
         AdminReply::Changed { recipients, next: next.map(|id| id.0) }
     }
 
-    fn act_on(&mut self, slot: Slot, filter: &operate::Filter, act: Act, now: Now) -> u64 {
+    fn act_on(&mut self, slot: Slot, filter: &queue::Filter, act: Act, now: Now) -> u64 {
         let Some(id) = self.queue.message(slot).map(|message| message.id()) else { return 0 };
         let changed = match act {
             Act::Retry => self.queue.retry_now(slot, filter),
@@ -138,7 +137,8 @@ impl Core {
             .queue
             .message(slot)
             .map(|message| {
-                message.recipients().filter(|(_, view)| !view.state().is_done() && view.is_held() == held).map(|(r, _)| r).collect()
+                let meant = |&r: &u16| !message.state(r).is_done() && message.is_held(r) == held;
+                (0..message.recipients()).filter(meant).collect()
             })
             .unwrap_or_default();
         for recipient in chosen {
@@ -150,18 +150,20 @@ impl Core {
         let message = self.queue.message(slot)?;
         let mut recipients = Vec::new();
         let mut done = 0;
-        for (place, view) in message.recipients() {
-            if view.state().is_done() {
+        for recipient in 0..message.recipients() {
+            let state = message.state(recipient);
+            if state.is_done() {
                 done += 1;
                 continue;
             }
+            let site = message.site(recipient).and_then(|site| self.sites.get(site));
             recipients.push(RecipientSummary {
-                address: view.address().into(),
-                state: view.state().name().into(),
-                attempts: view.attempts(),
-                next: view.due().filter(|_| view.state() == State::Scheduled).map(|due| due.to_string()),
-                site: view.site().and_then(|site| self.sites.get(site)).map(|site| site.permits.name.to_string()),
-                why: self.why_waiting(slot, place, now),
+                address: message.address(recipient).into(),
+                state: state.name().into(),
+                attempts: message.attempts(recipient),
+                next: (state == State::Scheduled).then(|| message.due(recipient).to_string()),
+                site: site.map(|site| site.permits.name.to_string()),
+                why: self.why_waiting(slot, recipient, now),
             });
         }
         Some(MessageSummary {

@@ -9,11 +9,12 @@ use crate::envelope::{Envelope, Recipient};
 use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
-use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK};
+use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
 use crate::policy::trace;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
+use crate::shard::storing::Origin;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -76,7 +77,7 @@ pub struct Incoming {
 pub struct Spill {
     /// Octets handed to the disk.
     pub written: u64,
-    /// Of these, not yet with the disk.
+    /// Pieces handed over and not yet with the disk.
     pub in_flight: usize,
     /// CRC-32C of what was handed over.
     pub crc: u32,
@@ -172,10 +173,8 @@ impl Core {
         if let CloseReason::Error(what) | CloseReason::Tls(what) = reason {
             self.event(Event::SessionTrouble { client: inbound.state.client, what: what.into() });
         }
-        // A complete message is being stored and will be delivered; RFC 5321 6.1 allows the client's repeat.
-        if !inbound.state.storing {
-            self.drop_incoming(&mut inbound.state);
-        }
+        // A message whose record is appended is no longer here: it will be delivered although nobody hears the 250.
+        self.drop_incoming(&mut inbound.state);
     }
 
     /// Forgets what was received so far.
@@ -229,10 +228,15 @@ impl Core {
 }
 
 impl InboundState {
+    /// Who sends.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { conn: self.conn, client: self.client.ip(), helo: self.helo.clone(), tls: self.tls.is_some() }
+    }
+
     /// Whether the disk is so far behind with this message that no more is read.
     fn must_wait_for_disk(&self) -> bool {
         let spill = self.incoming.as_ref().and_then(|incoming| incoming.spill.as_ref());
-        spill.is_some_and(|spill| spill.in_flight >= 4 * SPILL_CHUNK)
+        spill.is_some_and(|spill| spill.in_flight >= SPILL_PIECES_MAX)
     }
 }
 
@@ -257,7 +261,7 @@ impl Receiving<'_> {
         let rest = incoming.content.split_off(whole);
         let chunk = Bytes::from(std::mem::replace(&mut incoming.content, rest));
         spill.crc = crc32c::crc32c_append(spill.crc, &chunk);
-        spill.in_flight += chunk.len();
+        spill.in_flight += 1;
         let offset = spill.written;
         spill.written += chunk.len() as u64;
         self.core.content_octets -= incoming.counted - incoming.content.len();
@@ -275,6 +279,11 @@ impl Receiving<'_> {
         if headers.received_count > self.core.settings.max_received_headers {
             return Err(Reply::fixed(554, 5, 4, 6, "Too many Received headers: this message goes round in a loop; check the routes of the hosts it passed"));
         }
+        if let Some(name) = &listener.tenant_header
+            && let Some(tenant) = trace::header_value(received, name)
+        {
+            incoming.envelope.tenant = tenant;
+        }
         if listener.submission {
             let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
             if !added.is_empty() {
@@ -282,16 +291,11 @@ impl Receiving<'_> {
                 whole.extend_from_slice(trace);
                 whole.extend_from_slice(&added);
                 whole.extend_from_slice(received);
+                incoming.content = whole;
                 incoming.len += added.len() as u64;
                 incoming.counted += added.len();
                 self.core.content_octets += added.len();
-                incoming.content = whole;
             }
-        }
-        if let Some(name) = &listener.tenant_header
-            && let Some(tenant) = trace::header_value(received, name)
-        {
-            incoming.envelope.tenant = tenant;
         }
         Ok(())
     }
@@ -424,8 +428,8 @@ impl Transactions for Receiving<'_> {
         }
         let Some(incoming) = self.state.incoming.take() else { return Ok(()) };
         self.core.content_octets -= incoming.counted;
-        let conn = self.state.conn;
-        self.core.store_inline(conn, *incoming, now).map_err(|reply| self.refuse(None, reply))
+        let origin = self.state.origin();
+        self.core.store_inline(origin, *incoming, now).map_err(|reply| self.refuse(None, reply))
     }
 
     fn abort(&mut self) {

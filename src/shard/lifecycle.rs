@@ -6,9 +6,7 @@ use crate::event::Severity;
 use crate::id::MessageId;
 use crate::io::handler::{Command, ConnId};
 use crate::limits::DRAIN_TIME;
-use crate::queue::recipient_state::{Disposition, State};
-use crate::queue::store::Fate;
-use crate::queue::{NewMessage, RecoveredState, Slot};
+use crate::queue::{Disposition, Fate, NewMessage, RecoveredState, Slot};
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::message::{Report, ShardState};
@@ -27,6 +25,7 @@ impl Core {
                         Severity::Error,
                         format!("the envelope of {id} in the spool cannot be read ({error}); it stays there: see `ringpost spool dump`"),
                     );
+                    self.unreadable.insert(id);
                     continue;
                 }
             };
@@ -46,15 +45,29 @@ impl Core {
         self.route_unrouted(now);
     }
 
+    /// The spool wants to move a message's record: the states of its recipients, if it is still here.
+    pub(super) fn tell_state(&mut self, id: MessageId) {
+        match self.queue.find(id) {
+            None if self.unreadable.contains(&id) => self.log.keep_place(id.0),
+            None => self.log.provide_state(id.0, None),
+            // A fate whose report is not stored yet must not look final.
+            Some(slot) if self.reports.is_open(slot) => self.log.keep_place(id.0),
+            Some(slot) => {
+                let states = self.fold(slot);
+                self.log.provide_state(id.0, Some(states));
+            }
+        }
+    }
+
     /// The state of each recipient, for a record that is moved.
-    pub(super) fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
-        let Some(message) = self.queue.message(slot) else { return Vec::new() };
-        message
-            .recipients()
-            .map(|(_, view)| RecipientFold {
-                kind: kind(view.state(), view.is_held()),
-                attempts: view.attempts(),
-                next_due_ms: view.due().map_or(0, UnixTime::as_millis),
+    fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
+        let states = self.queue.message(slot).map(|message| message.fold()).unwrap_or_default();
+        states
+            .into_iter()
+            .map(|state| RecipientFold {
+                kind: kind(state.fate),
+                attempts: state.attempts,
+                next_due_ms: state.next_due.as_millis(),
             })
             .collect()
     }
@@ -75,6 +88,7 @@ impl Core {
             return;
         }
         self.stopping = Some(now.instant);
+        self.return_all_guests(now.instant);
         self.commands.push_back(Command::StopListening);
         let open: Vec<(ConnId, bool)> = (0..self.connections.places())
             .filter_map(|index| self.connections.at(index))
@@ -96,11 +110,14 @@ impl Core {
             return;
         }
         let late = now.instant.since(since) >= DRAIN_TIME;
-        let quiet = self.connections.inbound() == 0 && self.connections.outbound() == 0 && self.storing.is_empty();
+        let quiet = self.connections.inbound() == 0
+            && self.connections.outbound() == 0
+            && self.storing.is_empty()
+            && self.leases.none_out();
         if late && !quiet {
             self.close_all();
         }
-        if quiet && self.log.is_idle() {
+        if quiet && self.reports.none_open() && self.log.is_idle() {
             self.set_stopped();
             let shard = self.shard;
             self.report(Report::State { shard, state: ShardState::Stopped });
@@ -131,14 +148,14 @@ fn fate(state: &RecipientFold) -> Fate {
 }
 
 /// The other way round.
-fn kind(state: State, held: bool) -> Option<OutcomeKind> {
-    match state {
-        State::Done(Disposition::Delivered) => Some(OutcomeKind::Delivered),
-        State::Done(Disposition::Bounced) => Some(OutcomeKind::Bounced),
-        State::Done(Disposition::Expired) => Some(OutcomeKind::Expired),
-        State::Done(Disposition::Suppressed) => Some(OutcomeKind::Suppressed),
-        State::Done(Disposition::Deleted) => Some(OutcomeKind::Deleted),
-        _ if held => Some(OutcomeKind::Held),
-        _ => None,
+fn kind(fate: Fate) -> Option<OutcomeKind> {
+    match fate {
+        Fate::Done(Disposition::Delivered) => Some(OutcomeKind::Delivered),
+        Fate::Done(Disposition::Bounced) => Some(OutcomeKind::Bounced),
+        Fate::Done(Disposition::Expired) => Some(OutcomeKind::Expired),
+        Fate::Done(Disposition::Suppressed) => Some(OutcomeKind::Suppressed),
+        Fate::Done(Disposition::Deleted) => Some(OutcomeKind::Deleted),
+        Fate::Held => Some(OutcomeKind::Held),
+        Fate::Waiting => None,
     }
 }

@@ -9,10 +9,7 @@ use crate::event::{AttemptFacts, Event, Severity};
 use crate::id::MessageId;
 use crate::limits::{DETAILS_MAX, DSN_HEAD, DSN_ROOM};
 use crate::queue::dsn::{self, Action};
-use crate::queue::destination::SiteId;
-use crate::queue::recipient_state::{Disposition, LastReply};
-use crate::queue::{self, Settled, Slot};
-use crate::queue::view::RecipientView;
+use crate::queue::{self, Disposition, LastReply, Settled, SiteId, Slot};
 use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::egress::{AttemptOutcome, Verdict};
@@ -41,6 +38,18 @@ pub struct Reports {
     blocked: Vec<(Slot, Vec<Reportable>, Bytes)>,
     /// How many of either a message has: until then it stays in the queue.
     open: HashMap<Slot, u32>,
+}
+
+impl Reports {
+    /// Whether a report on this message is not stored yet.
+    pub fn is_open(&self, slot: Slot) -> bool {
+        self.open.contains_key(&slot)
+    }
+
+    /// Whether no report waits for anything.
+    pub fn none_open(&self) -> bool {
+        self.open.is_empty()
+    }
 }
 
 impl Core {
@@ -74,17 +83,6 @@ impl Core {
         self.note_settled(slot, recipient, facts, outcome, settled, reports, now);
     }
 
-    /// A recipient that expired in its site's list: the queue has ended it already.
-    pub(super) fn conclude_expired(&mut self, slot: Slot, recipient: u16, outcome: AttemptOutcome, now: Now) {
-        let Some(facts) = self.facts(slot, recipient, &outcome, now) else { return };
-        let mut reports = Vec::new();
-        self.note_settled(slot, recipient, facts, outcome, Settled::Expired, &mut reports, now);
-        if !reports.is_empty() {
-            self.report_fates(slot, reports, None, now);
-        }
-        self.end_if_finished(slot);
-    }
-
     /// Recipients whose attempt was not made go back to their list; those that an operator deleted meanwhile end.
     pub(super) fn give_back(&mut self, slot: Slot, recipients: &[u16], now: Now) {
         if recipients.is_empty() {
@@ -107,7 +105,7 @@ impl Core {
         reports: &mut Vec<Reportable>,
         now: Now,
     ) {
-        let notify = self.recipient(slot, recipient).map(|view| view.notify()).unwrap_or(Notify::DEFAULT);
+        let notify = self.queue.message(slot).map_or(Notify::DEFAULT, |message| message.notify(recipient));
         let attempts = facts.attempt;
         let (kind, action, next) = match settled {
             Settled::Ignored => return,
@@ -166,16 +164,15 @@ impl Core {
 
     fn facts(&self, slot: Slot, recipient: u16, outcome: &AttemptOutcome, now: Now) -> Option<AttemptFacts> {
         let message = self.queue.message(slot)?;
-        let view = message.recipient(recipient)?;
-        let site = view.site().and_then(|site| self.sites.get(site));
+        let site = message.site(recipient).and_then(|site| self.sites.get(site));
         Some(AttemptFacts {
             id: message.id(),
-            recipient: view.address().into(),
+            recipient: message.address(recipient).into(),
             tenant: self.tenants.name(message.tenant()).into(),
             site: site.map_or("", |site| &*site.permits.name).into(),
             remote: outcome.remote.clone(),
             reply: outcome.reply.to_string().into(),
-            attempt: view.attempts().saturating_add(1),
+            attempt: message.attempts(recipient).saturating_add(1),
             age_ms: now.unix.since(message.arrived()).as_millis() as u64,
             took_ms: outcome.took.as_millis() as u64,
             tls: outcome.tls,
@@ -240,7 +237,8 @@ impl Core {
     }
 
     fn send_report(&mut self, slot: Slot, reports: Vec<Reportable>, head: Bytes, now: Now) {
-        let Some((envelope, content)) = self.compose(slot, &reports, &head, now) else {
+        let id = self.ids.next(now.unix);
+        let Some((envelope, content)) = self.compose(id, slot, &reports, &head, now) else {
             self.close_report(slot);
             return;
         };
@@ -258,11 +256,11 @@ impl Core {
             }
         }
         let about = self.queue.message(slot).map(|message| message.id());
-        let id = self.ids.next(now.unix);
         let chunks = vec![Bytes::from(content)];
         if self.append(None, id, envelope.clone(), NewContent::Inline(chunks.clone()), about, now).is_err() {
             self.unsent_notifications.push((id, envelope, chunks, about));
         }
+        self.log.end_group();
         self.close_report(slot);
     }
 
@@ -276,18 +274,24 @@ impl Core {
         self.end_if_finished(slot);
     }
 
-    fn compose(&self, slot: Slot, reports: &[Reportable], head: &[u8], now: Now) -> Option<(Envelope, Vec<u8>)> {
+    fn compose(
+        &self,
+        id: MessageId,
+        slot: Slot,
+        reports: &[Reportable],
+        head: &[u8],
+        now: Now,
+    ) -> Option<(Envelope, Vec<u8>)> {
         let message = self.queue.message(slot)?;
         let sender = message.reverse_path()?;
         let recipients = reports
             .iter()
-            .filter_map(|report| Some((report, message.recipient(report.recipient)?)))
-            .map(|(report, view)| dsn::ReportedRecipient {
-                address: view.address(),
-                orcpt: view.orcpt(),
+            .map(|report| dsn::ReportedRecipient {
+                address: message.address(report.recipient),
+                orcpt: message.orcpt(report.recipient),
                 action: report.action,
                 status: status(report),
-                remote: report.outcome.remote.as_deref(),
+                remote: report.outcome.remote.as_deref().filter(|_| report.outcome.from_peer),
                 reply: &report.outcome.reply,
                 last_attempt: now.unix,
                 will_retry_until: (report.action == Action::Delayed)
@@ -306,15 +310,14 @@ impl Core {
             ret: message.ret(),
             smtputf8: message.smtputf8(),
             now: now.unix,
-            serial: self.ids.peek(now.unix),
+            serial: id,
         };
-        let content = dsn::compose(&report).content;
+        let dsn::Dsn { content, eight_bit, smtputf8 } = dsn::compose(&report);
         let to = crate::address::Address::parse(sender.as_bytes(), true).ok()?;
-        let eight_bit = content.iter().any(|&octet| octet >= 0x80);
         let envelope = Envelope {
             reverse_path: None,
             body: if eight_bit { Body::EightBitMime } else { Body::SevenBit },
-            smtputf8: !to.is_ascii(),
+            smtputf8: smtputf8 || !to.is_ascii(),
             ret: None,
             envid: None,
             // RFC 3461 5.2.9: a report asks for no reports.
@@ -337,7 +340,7 @@ impl Core {
             }
             let reports: Vec<Reportable> = recipients
                 .into_iter()
-                .filter(|&recipient| message.recipient(recipient).is_some_and(|view| view.notify().delay()))
+                .filter(|&recipient| message.notify(recipient).delay())
                 .map(|recipient| {
                     let reply = Reply::new(451, (4, 4, 7), self.why_waiting(slot, recipient, now));
                     let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply);
@@ -352,7 +355,7 @@ impl Core {
 
     /// When every recipient is done and reported, the message leaves the queue and, in time, the disk.
     pub(super) fn end_if_finished(&mut self, slot: Slot) {
-        if self.reports.open.contains_key(&slot) || !self.queue.is_finished(slot) {
+        if self.reports.is_open(slot) || !self.queue.is_finished(slot) {
             return;
         }
         if let Some(message) = self.queue.message(slot) {
@@ -370,11 +373,10 @@ impl Core {
             reverse_path: message.reverse_path().map(Into::into),
             recipients: recipients
                 .iter()
-                .filter_map(|&recipient| message.recipient(recipient))
-                .map(|view| OutgoingRecipient {
-                    address: view.address().into(),
-                    notify: view.notify(),
-                    orcpt: view.orcpt().map(Into::into),
+                .map(|&recipient| OutgoingRecipient {
+                    address: message.address(recipient).into(),
+                    notify: message.notify(recipient),
+                    orcpt: message.orcpt(recipient).map(Into::into),
                 })
                 .collect(),
             body: message.body(),
@@ -397,31 +399,28 @@ impl Core {
 
     /// Records that an operator holds a recipient, or no longer does.
     pub(super) fn record_act(&mut self, slot: Slot, recipient: u16, kind: OutcomeKind, now: Now) {
-        let Some(view) = self.recipient(slot, recipient) else { return };
-        let (attempts, due) = (view.attempts(), view.due().map_or(0, |due| due.as_millis()));
+        let Some(message) = self.queue.message(slot) else { return };
+        let (attempts, due) = (message.attempts(recipient), message.due(recipient).as_millis());
         let outcome = AttemptOutcome::local(Verdict::Unresolved, Reply::fixed(250, 2, 0, 0, "An operator's act"));
         self.record(slot, recipient, kind, attempts, due, &outcome, now);
     }
 
     /// Why a recipient waits, in words that name the reply, the limit or the state that holds it.
     pub(super) fn why_waiting(&self, slot: Slot, recipient: u16, now: Now) -> String {
-        let Some(view) = self.recipient(slot, recipient) else { return String::new() };
-        if let Some(site) = view.site()
+        let Some(message) = self.queue.message(slot) else { return String::new() };
+        if let Some(site) = message.site(recipient)
             && let Some(why) = self.why_site(site, now)
         {
             return why;
         }
-        match (view.last_reply().code(), view.last_reply().enhanced()) {
+        let last = message.last_reply(recipient);
+        match (last.code(), last.enhanced()) {
             (None, _) => String::new(),
             (Some(code), None) => format!("the last attempt ended with a {code} reply"),
             (Some(code), Some((class, subject, detail))) => {
                 format!("the last attempt ended with {code} {class}.{subject}.{detail}")
             }
         }
-    }
-
-    fn recipient(&self, slot: Slot, recipient: u16) -> Option<RecipientView<'_>> {
-        self.queue.message(slot)?.recipient(recipient)
     }
 
     fn why_site(&self, site: SiteId, now: Now) -> Option<String> {

@@ -4,13 +4,11 @@
 //! Not here: the lookups themselves (the control thread, src/io/dns.rs). While a domain is being looked up its
 //! recipients are parked; when DNS is down they are deferred, never bounced.
 
-use crate::address::{Address, AddressError};
 use crate::clock::{Instant, Now};
 use crate::event::Severity;
 use crate::io::dns::{DnsFailure, Query, Resolution};
 use crate::limits::{MAX_CACHED_DOMAINS, NEGATIVE_DNS_TTL, RESOLVE_AGAIN};
-use crate::queue::Slot;
-use crate::queue::destination::SiteId;
+use crate::queue::{SiteId, Slot};
 use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::egress::{AttemptOutcome, Verdict};
@@ -47,8 +45,7 @@ impl Core {
     }
 
     fn route(&mut self, slot: Slot, recipient: u16, now: Now) {
-        let Some(address) = self.queue.message(slot).and_then(|message| message.recipient(recipient)) else { return };
-        let Ok(domain) = routing_domain(address.address()) else {
+        let Some(domain) = self.queue.message(slot).and_then(|message| message.routing_domain(recipient)) else {
             let reply = Reply::fixed(550, 5, 1, 2, "The domain of this address is not one that DNS can hold");
             self.fail_unattempted(slot, recipient, AttemptOutcome::local(Verdict::Failed, reply), now);
             return;
@@ -247,9 +244,4 @@ impl Core {
         }
         addresses
     }
-}
-
-/// The domain by which an address of the queue is routed. The queue holds texts that were addresses once.
-fn routing_domain(address: &str) -> Result<Box<str>, AddressError> {
-    Address::parse(address.as_bytes(), true)?.routing_domain()
 }

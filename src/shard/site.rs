@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::io::dns::{DnsFailure, Query};
 use crate::io::handler::{Command, ConnId};
 use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY, RESOLVE_AGAIN};
-use crate::queue::destination::SiteId;
+use crate::queue::{Pick, SiteId};
 use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::egress::{AttemptOutcome, Verdict};
@@ -19,7 +19,6 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// One address of a site.
 #[derive(Debug)]
@@ -369,15 +368,16 @@ impl Core {
             self.event(Event::SiteState { site: name, state });
         }
         if fresh && let Some(pick) = self.queue.pick(site, 1) {
-            let reply = Reply::new(451, (4, 4, 1), reason.to_string());
-            let outcomes = pick
-                .recipients
-                .iter()
-                .map(|&r| (r, AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply.clone())))
-                .collect();
-            self.conclude(pick.slot, outcomes, None, now);
+            self.defer_pick(pick, &Reply::new(451, (4, 4, 1), reason.to_string()), now);
         }
         self.return_guests(site, until);
+    }
+
+    /// Recipients that could not be attempted for their site's sake.
+    fn defer_pick(&mut self, pick: Pick, reply: &Reply, now: Now) {
+        let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply.clone());
+        let outcomes = pick.recipients.iter().map(|&recipient| (recipient, outcome.clone())).collect();
+        self.conclude(pick.slot, outcomes, None, now);
     }
 
     /// A host answered as it should.
@@ -444,16 +444,10 @@ impl Core {
             .filter_map(|(site, known)| known.down.as_ref().map(|down| (site, down.reason.clone(), down.tried)))
             .collect();
         for (site, reason, tried) in down {
-            for (slot, recipient) in self.queue.expire_ready(site, Some(tried), now, EXPIRY_SWEEP) {
+            for pick in self.queue.expire_ready(site, tried, now, EXPIRY_SWEEP) {
                 let reply = Reply::new(451, (4, 4, 7), format!("Delivery time expired; the last trouble was: {reason}"));
-                let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply);
-                self.conclude_expired(slot, recipient, outcome, now);
+                self.defer_pick(pick, &reply, now);
             }
         }
-    }
-
-    /// How long a site's connection attempts may take.
-    pub(super) fn connect_timeout(&self, route: usize) -> Duration {
-        self.settings.routes[route].connect_timeout
     }
 }

@@ -1,0 +1,293 @@
+//! TLS set-ups: certificates, keys, roots and what both sides of a handshake accept. rustls with aws-lc-rs, TLS 1.2 and 1.3
+//! only. The bytes of a connection are driven in tls_link.rs; what a session does with TLS is the protocol's affair.
+//!
+//! A set-up fails at start or at reload, with an error that names the file and what to do; a running server keeps its
+//! present certificates then, since they are swapped as a whole.
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The protocol versions that are spoken: older ones are broken (RFC 8996).
+const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// Where the usual systems keep the certificates of authorities, in one file.
+const SYSTEM_ROOTS: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Everything about TLS that a shard needs. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct TlsSetup {
+    /// For each listener its certificates, or one entry for all; swapped when certificates are renewed. Empty when no
+    /// listener offers TLS: a handshake then fails in words.
+    pub server: Vec<Arc<ArcSwap<ServerConfig>>>,
+    /// For deliveries that ask for a proven name.
+    pub client_verify: Arc<ClientConfig>,
+    /// For deliveries that take any certificate: opportunistic TLS (RFC 7435) protects from listeners, not from
+    /// impostors, and falls back to clear text otherwise.
+    pub client_opportunistic: Arc<ClientConfig>,
+}
+
+impl TlsSetup {
+    /// The certificates of a listener: its own, else those that all share.
+    pub(crate) fn server_for(&self, listener: usize) -> Option<Arc<ServerConfig>> {
+        self.server.get(listener).or_else(|| self.server.first()).map(|config| config.load_full())
+    }
+}
+
+/// Why TLS could not be set up; the text names the file and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// A file could not be read, or does not hold what it should.
+    #[error("{path}: {problem}; give a PEM file with {expected} that this process may read")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What was wrong.
+        problem: String,
+        /// What should be in it.
+        expected: &'static str,
+    },
+    /// No file with the certificates of authorities was found.
+    #[error("no file with the certificates of authorities was found; install the package ca-certificates")]
+    NoRoots,
+    /// The certificate and its key do not fit together, or use something that is not supported.
+    #[error("the certificate cannot be used: {0}; check that the key belongs to the first certificate of the chain")]
+    Certificate(#[from] rustls::Error),
+    /// Making a certificate failed.
+    #[error("a certificate for {hostname} could not be made: {problem}; check the host name")]
+    SelfSigned {
+        /// For whom.
+        hostname: String,
+        /// What was wrong.
+        problem: String,
+    },
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// A fresh key for session tickets. Made once and given to every configuration, so that a client that comes back may land
+/// on any shard.
+///
+/// # Errors
+/// When the random source fails.
+pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsSetupError> {
+    Ok(aws_lc_rs::Ticketer::new()?)
+}
+
+/// What a listener presents: a chain, its own certificate first, and the key of that.
+///
+/// # Errors
+/// When the key does not belong to the certificate or is of a kind that is not supported.
+pub fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    tickets: Arc<dyn ProducesTickets>,
+) -> Result<Arc<ServerConfig>, TlsSetupError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.ticketer = tickets;
+    // Tickets hold the state at the client. A server-side store would be a lock that all shards share.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// For deliveries that ask for a name proven by one of these authorities.
+///
+/// # Errors
+/// When the crypto provider lacks a protocol version.
+pub fn client_verify(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// For deliveries that take any certificate (RFC 7435).
+///
+/// # Errors
+/// When the crypto provider lacks a protocol version.
+pub fn client_opportunistic() -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let provider = provider();
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(VERSIONS)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// A certificate chain from a PEM file.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let fail = |problem: String| TlsSetupError::File {
+        path: path.to_owned(),
+        problem,
+        expected: "the certificate and its chain, the own one first",
+    };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))?.collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(fail("it holds no certificate".to_owned())),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(fail(error.to_string())),
+    }
+}
+
+/// A private key from a PEM file (PKCS#8, PKCS#1 or SEC1).
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsSetupError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsSetupError::File {
+        path: path.to_owned(),
+        problem: error.to_string(),
+        expected: "one private key",
+    })
+}
+
+/// The certificates of authorities in a PEM file; those that cannot be used are left out.
+///
+/// # Errors
+/// Names the file when it cannot be read or holds none.
+pub fn load_roots(path: &Path) -> Result<RootCertStore, TlsSetupError> {
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(load_chain(path)?);
+    if added == 0 {
+        return Err(TlsSetupError::File {
+            path: path.to_owned(),
+            problem: "none of its certificates can be used".to_owned(),
+            expected: "certificates of authorities",
+        });
+    }
+    Ok(roots)
+}
+
+/// The authorities that this system trusts.
+///
+/// # Errors
+/// When none of the usual files is there, or the one that is cannot be used.
+pub fn system_roots() -> Result<RootCertStore, TlsSetupError> {
+    match SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists()) {
+        Some(path) => load_roots(path),
+        None => Err(TlsSetupError::NoRoots),
+    }
+}
+
+/// A certificate made at start, with a P-256 key, for a server that was given none: enough for opportunistic TLS.
+///
+/// # Errors
+/// When the host name cannot stand in a certificate.
+pub fn self_signed(hostname: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsSetupError> {
+    let fail = |error: rcgen::Error| TlsSetupError::SelfSigned { hostname: hostname.to_owned(), problem: error.to_string() };
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(fail)?;
+    let certificate =
+        rcgen::CertificateParams::new(vec![hostname.to_owned()]).and_then(|params| params.self_signed(&key)).map_err(fail)?;
+    Ok((vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into())))
+}
+
+/// Takes every certificate, without looking at it: a peer with an odd or expired one is still better encrypted than not.
+#[derive(Debug)]
+struct AnyCertificate {
+    schemes: Vec<SignatureScheme>,
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // Who signed is not asked, so a signature would prove nothing; checking it would only refuse odd certificates.
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_certificate_makes_a_server() {
+        let (chain, key) = self_signed("mail.example.org").unwrap();
+        assert_eq!(chain.len(), 1);
+        server_config(chain, key, ticketer().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_cure() {
+        let error = load_chain(Path::new("/nonexistent/chain.pem")).unwrap_err().to_string();
+        assert!(error.starts_with("/nonexistent/chain.pem: "), "{error}");
+        assert!(error.contains("the own one first"), "{error}");
+        let empty = std::env::temp_dir().join(format!("ringpost-empty-{}.pem", std::process::id()));
+        std::fs::write(&empty, "nothing\n").unwrap();
+        let chain = load_chain(&empty).unwrap_err().to_string();
+        let key = load_key(&empty).unwrap_err().to_string();
+        std::fs::remove_file(&empty).unwrap();
+        assert!(chain.contains("holds no certificate"), "{chain}");
+        assert!(key.contains("one private key"), "{key}");
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let (chain, _) = self_signed("a.example").unwrap();
+        let (_, key) = self_signed("b.example").unwrap();
+        let error = server_config(chain, key, ticketer().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("check that the key belongs"), "{error}");
+    }
+
+    #[test]
+    fn pem_files_load() {
+        let directory = std::env::temp_dir();
+        let path = directory.join(format!("ringpost-pair-{}.pem", std::process::id()));
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["x.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(&path, certificate.pem() + &key.serialize_pem()).unwrap();
+        let loaded = (load_chain(&path), load_key(&path));
+        std::fs::remove_file(&path).unwrap();
+        server_config(loaded.0.unwrap(), loaded.1.unwrap(), ticketer().unwrap()).unwrap();
+    }
+}
