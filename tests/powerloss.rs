@@ -13,12 +13,17 @@ mod file_system;
 mod fuse;
 #[path = "powerloss/journal.rs"]
 mod journal;
+#[path = "crash/judge.rs"]
+mod judge;
+#[path = "powerloss/rounds.rs"]
+mod rounds;
+#[path = "crash/run.rs"]
+mod run;
 
 use std::sync::LazyLock;
 
 static SEED: LazyLock<u64> = LazyLock::new(|| {
-    let given = std::env::var("RINGPOST_POWER_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given.unwrap_or_else(|| ringpost_load::random::seed_of_now());
+    let seed = run::variable("RINGPOST_POWER_SEED").unwrap_or_else(ringpost_load::random::seed_of_now);
     println!("power loss: seed {seed}; RINGPOST_POWER_SEED={seed} replays it");
     seed
 });

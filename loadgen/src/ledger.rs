@@ -39,15 +39,25 @@ pub struct Arrived {
     pub damage: Option<&'static str>,
     /// The destination took it, but will not say so: the server under test has to repeat it.
     pub unanswered: bool,
-    /// When.
+    /// When, and over what.
+    pub coming: Coming,
+}
+
+/// When something arrived.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Coming {
+    /// When the connection that it came over was accepted: tells one life of a server's process from the next,
+    /// since what it has sent may be read after its end.
+    pub connected: Instant,
+    /// When it was taken.
     pub at: Instant,
 }
 
 #[derive(Default)]
 struct Book {
     acknowledged: HashMap<Token, Acknowledged>,
-    arrivals: HashMap<(Token, u16), Vec<Instant>>,
-    notices: HashMap<(Token, u16), Vec<Instant>>,
+    arrivals: HashMap<(Token, u16), Vec<Coming>>,
+    notices: HashMap<(Token, u16), Vec<Coming>>,
     fingerprints: HashMap<Token, Fingerprint>,
     unanswered: HashMap<(Token, u16), usize>,
     damaged: Vec<String>,
@@ -99,16 +109,16 @@ impl Ledger {
             *book.unanswered.entry(key).or_default() += 1;
         }
         book.note_first(&arrival.destination, arrival.destination.behaviour != Behaviour::RefuseAlways);
-        book.arrivals.entry(key).or_default().push(arrival.at);
+        book.arrivals.entry(key).or_default().push(arrival.coming);
         drop(book);
         self.changed.notify_all();
     }
 
     /// Notes that a sender was told that a recipient failed.
-    pub fn notified(&self, failed: Destination, at: Instant) {
+    pub fn notified(&self, failed: Destination, coming: Coming) {
         let mut book = self.book();
         book.note_first(&failed, failed.behaviour == Behaviour::RefuseAlways);
-        book.notices.entry((failed.token, failed.index)).or_default().push(at);
+        book.notices.entry((failed.token, failed.index)).or_default().push(coming);
         drop(book);
         self.changed.notify_all();
     }
@@ -249,13 +259,15 @@ pub struct Repeated {
     pub index: u16,
     /// Arrivals beyond the first, and beyond those that the destination itself made necessary.
     pub times: usize,
-    /// All arrivals, in order.
-    pub at: Vec<Instant>,
+    /// All arrivals, in the order of their connections.
+    pub comings: Vec<Coming>,
 }
 
 impl Repeated {
-    fn new((token, index): (Token, u16), at: &[Instant], excused: usize) -> Repeated {
-        Repeated { token, index, times: at.len() - 1 - excused, at: at.to_vec() }
+    fn new((token, index): (Token, u16), comings: &[Coming], excused: usize) -> Repeated {
+        let mut comings = comings.to_vec();
+        comings.sort();
+        Repeated { token, index, times: comings.len() - 1 - excused, comings }
     }
 }
 
@@ -311,10 +323,13 @@ mod tests {
         Acknowledged { token: one.token, fingerprint: FINGERPRINT, recipients: vec![one], id, at: Instant::now() }
     }
 
+    fn now() -> Coming {
+        Coming { connected: Instant::now(), at: Instant::now() }
+    }
+
     fn arrived(one: Destination) -> Arrived {
         let token = Some(one.token);
-        let at = Instant::now();
-        Arrived { destination: one, token, fingerprint: FINGERPRINT, damage: None, unanswered: false, at }
+        Arrived { destination: one, token, fingerprint: FINGERPRINT, damage: None, unanswered: false, coming: now() }
     }
 
     #[test]
@@ -349,8 +364,8 @@ mod tests {
         let one = destination(Behaviour::RefuseAlways);
         ledger.acknowledged(acknowledged(one));
         assert_eq!(ledger.findings().lost.len(), 1);
-        ledger.notified(one, Instant::now());
-        ledger.notified(one, Instant::now());
+        ledger.notified(one, now());
+        ledger.notified(one, now());
         let findings = ledger.findings();
         assert_eq!((findings.lost.len(), findings.notified, findings.notice_repeats()), (0, 1, 1));
     }

@@ -43,6 +43,15 @@ pub struct RelayCommand {
 impl RelayCommand {
     /// Starts it and waits until it greets.
     pub fn start(&self) -> io::Result<Relay> {
+        let started = Instant::now();
+        let mut relay = self.spawn()?;
+        relay.wait_greeting(self.listen, started + START_TIME)?;
+        relay.start_time = started.elapsed();
+        Ok(relay)
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(&self) -> io::Result<Relay> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.binary);
         command.arg("serve").arg("--spool").arg(&self.spool);
@@ -63,12 +72,8 @@ impl RelayCommand {
                 _ => Err(io::Error::last_os_error()),
             });
         }
-        let started = Instant::now();
-        let mut relay =
-            Relay { child: command.spawn()?, admin: self.spool.join("control.sock"), start_time: Duration::ZERO };
-        relay.wait_greeting(self.listen, started + START_TIME)?;
-        relay.start_time = started.elapsed();
-        Ok(relay)
+        let admin = self.spool.join("control.sock");
+        Ok(Relay { child: command.spawn()?, admin, start_time: Duration::ZERO })
     }
 
     /// The last lines of its log.
@@ -99,7 +104,7 @@ pub fn free_address() -> io::Result<SocketAddr> {
 pub struct Relay {
     child: Child,
     admin: PathBuf,
-    /// From the start of the process to its first greeting.
+    /// From the start of the process to its first greeting; zero if that was not waited for.
     pub start_time: Duration,
 }
 

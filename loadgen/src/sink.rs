@@ -13,7 +13,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How the destination behaves.
 #[derive(Clone, Debug)]
@@ -171,6 +171,7 @@ fn accept(listener: &TcpListener, common: &Arc<Common>) {
         }
         let Ok(stream) = stream else { continue };
         threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
+        let connected = Instant::now();
         let number = common.next.fetch_add(1, Ordering::Relaxed);
         let (Ok(handle), at_a_time) = (stream.try_clone(), common.open().len() + 1) else { continue };
         {
@@ -183,7 +184,7 @@ fn accept(listener: &TcpListener, common: &Arc<Common>) {
         threads.push(std::thread::spawn(move || {
             let full = at_a_time > common.config.connections_max;
             // A connection that breaks is the peer's affair: it repeats what was not answered.
-            let _ = Session::new(stream, number, &common).and_then(|session| session.run(full));
+            let _ = Session::new(stream, number, connected, &common).and_then(|session| session.run(full));
             common.open().remove(&number);
         }));
     }

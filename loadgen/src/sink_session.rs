@@ -4,7 +4,7 @@
 
 use crate::content::{self, Examined};
 use crate::destination::{Behaviour, Destination, Token};
-use crate::ledger::Arrived;
+use crate::ledger::{Arrived, Coming};
 use crate::random::Random;
 use crate::sink::Common;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,13 +30,19 @@ pub(crate) struct Session<'a> {
     pending: Vec<u8>,
     common: &'a Common,
     random: Random,
+    connected: Instant,
     reverse_path: Option<String>,
     recipients: Vec<String>,
     content: Vec<u8>,
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(stream: TcpStream, number: u64, common: &'a Common) -> io::Result<Session<'a>> {
+    pub(crate) fn new(
+        stream: TcpStream,
+        number: u64,
+        connected: Instant,
+        common: &'a Common,
+    ) -> io::Result<Session<'a>> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -46,6 +52,7 @@ impl<'a> Session<'a> {
             pending: Vec::new(),
             common,
             random: Random::part(common.config.seed, number),
+            connected,
             reverse_path: None,
             recipients: Vec::new(),
             content: Vec::new(),
@@ -209,7 +216,7 @@ impl<'a> Session<'a> {
 
     /// Enters the content into the ledger.
     fn take(&mut self, destinations: &[Destination], unanswered: bool) {
-        let at = Instant::now();
+        let coming = Coming { connected: self.connected, at: Instant::now() };
         let is_report = self.reverse_path.as_deref() == Some("");
         {
             let mut report = self.common.report();
@@ -219,7 +226,7 @@ impl<'a> Session<'a> {
             report.reports += u64::from(is_report);
         }
         if is_report {
-            return self.take_report(at);
+            return self.take_report(coming);
         }
         if destinations.len() != self.recipients.len() {
             self.common.ledger.strange(format!("mail for {:?}", self.recipients));
@@ -227,12 +234,12 @@ impl<'a> Session<'a> {
         let Examined { token, fingerprint, damage } = content::examine(&self.content);
         for destination in destinations {
             let destination = *destination;
-            self.common.ledger.arrived(Arrived { destination, token, fingerprint, damage, unanswered, at });
+            self.common.ledger.arrived(Arrived { destination, token, fingerprint, damage, unanswered, coming });
         }
     }
 
     /// A report on failures: notes each recipient that it says has failed, if it went to the right sender.
-    fn take_report(&mut self, at: Instant) {
+    fn take_report(&mut self, coming: Coming) {
         let failed = failed_recipients(&self.content);
         let to = self.recipients.first().and_then(|address| sender_token(address));
         if failed.is_empty() {
@@ -240,7 +247,7 @@ impl<'a> Session<'a> {
         }
         for destination in failed {
             if to == Some(destination.token) {
-                self.common.ledger.notified(destination, at);
+                self.common.ledger.notified(destination, coming);
             } else {
                 let address = &self.recipients;
                 self.common.ledger.strange(format!("a report on {} to {address:?}", destination.token));

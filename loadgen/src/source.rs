@@ -55,13 +55,15 @@ impl SourceConfig {
     }
 }
 
-#[derive(Default)]
 struct Gate {
     closed: bool,
     stopped: bool,
 }
 
 struct Common {
+    /// Replies that refused something, each once.
+    refusals: Mutex<Vec<String>>,
+    refused: Condvar,
     config: SourceConfig,
     workload: Workload,
     ledger: Arc<Ledger>,
@@ -96,6 +98,14 @@ impl Common {
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
+    fn note_refusal(&self, reply: String) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.len() < REASONS_MAX && !refusals.contains(&reply) {
+            refusals.push(reply);
+            self.refused.notify_all();
+        }
+    }
+
     fn breakers(&self) -> MutexGuard<'_, HashMap<usize, Breaker>> {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,13 +120,22 @@ pub struct Source {
 impl Source {
     /// Starts the sessions.
     pub fn start(config: SourceConfig, workload: Workload, ledger: Arc<Ledger>) -> Source {
+        let source = Source::start_closed(config, workload, ledger);
+        source.open_gate();
+        source
+    }
+
+    /// Starts the sessions behind a closed gate.
+    pub fn start_closed(config: SourceConfig, workload: Workload, ledger: Arc<Ledger>) -> Source {
         let deadline = Instant::now() + config.duration;
         let sessions = config.sessions;
         let common = Arc::new(Common {
+            refusals: Mutex::default(),
+            refused: Condvar::new(),
             config,
             workload,
             ledger,
-            gate: Mutex::default(),
+            gate: Mutex::new(Gate { closed: true, stopped: false }),
             gate_changed: Condvar::new(),
             next: AtomicU64::new(0),
             deadline,
@@ -142,6 +161,14 @@ impl Source {
         self.common.gate_changed.notify_all();
     }
 
+    /// Waits until something was refused with a reply that begins so. False when the time is over.
+    pub fn wait_refusal(&self, start: &str, patience: Duration) -> bool {
+        let refusals = self.common.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = |refusals: &mut Vec<String>| !refusals.iter().any(|reply| reply.starts_with(start));
+        let wait = self.common.refused.wait_timeout_while(refusals, patience, none);
+        !wait.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
     /// Lets each session finish the message it is at, and no more.
     pub fn stop(&self) {
         self.common.stopped.store(true, Ordering::Relaxed);
@@ -155,10 +182,10 @@ impl Source {
         self.common.breakers().values().for_each(Breaker::break_off);
     }
 
-    /// Waits for the end of all sessions.
-    pub fn join(self) -> SourceReport {
+    /// Waits for the end of all sessions; afterwards there are none, and the report is empty.
+    pub fn join(&mut self) -> SourceReport {
         let mut report = SourceReport::default();
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             match thread.join() {
                 Ok(part) => report.merge(&part),
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -274,6 +301,7 @@ impl Session {
                 RecipientOutcome::Refused { reply, stage } => {
                     self.report.refused_recipients += 1;
                     self.report.note_reason(&format!("{stage}: {reply}"));
+                    self.common.note_refusal(reply.to_string());
                 }
                 RecipientOutcome::Unsupported { text, .. } => {
                     self.report.refused_recipients += 1;

@@ -20,9 +20,9 @@ impl Sizes {
     fn pick(self, random: &mut Random) -> usize {
         match (self, random.below(100)) {
             (Sizes::Fixed(size), _) => size,
-            (Sizes::Mixed, 0..60) => random.between(300, 4096) as usize,
-            (Sizes::Mixed, 60..88) => random.between(4096, 40_000) as usize,
-            (Sizes::Mixed, 88..96) => random.between(60_000, 250_000) as usize,
+            (Sizes::Mixed, 0..75) => random.between(300, 4096) as usize,
+            (Sizes::Mixed, 75..94) => random.between(4096, 40_000) as usize,
+            (Sizes::Mixed, 94..98) => random.between(60_000, 250_000) as usize,
             (Sizes::Mixed, _) => random.between(256_000, 700_000) as usize,
         }
     }

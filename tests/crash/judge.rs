@@ -8,7 +8,7 @@ use ringpost_load::ledger::{Findings, Repeated};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A moment at which the program was ended, and how many recipients may be repeated because of it.
+/// A moment after the end of one life of the program and before the next began, and how many recipients may be repeated because of it.
 #[derive(Copy, Clone, Debug)]
 pub struct Kill {
     pub at: Instant,
@@ -68,7 +68,7 @@ pub fn judge(findings: &Findings, kills: &[Kill]) -> Result<Figures, String> {
     if faults.is_empty() { Ok(figures) } else { Err(faults.join("\n")) }
 }
 
-/// Finds the kill between each arrival and the next. Arrivals that the destination left unanswered need none.
+/// Finds the kill between the connections of each arrival and of the next. Arrivals that the destination left unanswered need none.
 fn explain(
     repeated: &Repeated,
     kills: &[Kill],
@@ -76,13 +76,14 @@ fn explain(
     figures: &mut Figures,
     faults: &mut Vec<String>,
 ) {
-    let mut excused = repeated.at.len() - 1 - repeated.times;
-    for pair in repeated.at.windows(2) {
-        let between = kills.iter().position(|kill| (pair[0]..pair[1]).contains(&kill.at));
+    let mut excused = repeated.comings.len() - 1 - repeated.times;
+    for pair in repeated.comings.windows(2) {
+        let between = kills.iter().position(|kill| pair[0].connected < kill.at && kill.at < pair[1].connected);
         match between {
             Some(number) => {
                 by_kill[number] += 1;
-                figures.longest_in_flight = figures.longest_in_flight.max(kills[number].at.duration_since(pair[0]));
+                let before = kills[number].at.saturating_duration_since(pair[0].at);
+                figures.longest_in_flight = figures.longest_in_flight.max(before);
             }
             None if excused > 0 => excused -= 1,
             None => {

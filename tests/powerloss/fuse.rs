@@ -403,14 +403,14 @@ impl PowerDisk {
         Ok(PowerDisk { shared, session: Some(session), directory: directory.to_owned() })
     }
 
-    /// Where it is mounted.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Syncs answered so far.
     pub fn syncs(&self) -> u64 {
         self.shared.any().syncs
+    }
+
+    /// Octets and changes of names that a power cut could lose now.
+    pub fn unsynced(&self) -> (u64, usize) {
+        self.shared.any().disk.unsynced()
     }
 
     /// One sync fails with EIO, after so many others.
