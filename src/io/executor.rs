@@ -127,6 +127,10 @@ async fn run<H: Handler + 'static>(
     if let Some(failure) = shard.take_failure() {
         return Err(failure);
     }
+    // The task that waits for messages must see the end, too: nobody else may ever wake it.
+    if let Some(waker) = own.forget_waker() {
+        waker.wake();
+    }
     // The tasks see the end and go; each holds the shard while it lives.
     while Rc::strong_count(&shard) > 1 {
         Timer::new(Duration::from_millis(1)).await;
