@@ -38,6 +38,9 @@ fn every_acknowledged_recipient_ends_once_whatever_happens() {
             if failed.is_empty() {
                 outcome.print();
             }
+            for violation in outcome.violations.iter().take(3) {
+                println!("seed {seed}: {violation}");
+            }
             failed.push(seed);
         }
     }
