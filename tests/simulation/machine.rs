@@ -441,5 +441,6 @@ fn shown_message(message: &ToShard) -> String {
             ended.outcomes.len()
         ),
         ToShard::PermitFreed { site } => format!("PermitFreed {site}"),
+        ToShard::Recycled(segment) => format!("Recycled {segment}"),
     }
 }
