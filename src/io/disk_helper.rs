@@ -105,7 +105,10 @@ impl Helper {
     pub(crate) fn start(spec: DiskSpec, shard: u8) -> io::Result<Helper> {
         make_directories(&spec, shard).map_err(|error| {
             let place = spec.directory.display();
-            io::Error::new(error.kind(), format!("spool {place}: {error}; it must be a directory this process may write to"))
+            io::Error::new(
+                error.kind(),
+                format!("spool {place}: {error}; it must be a directory this process may write to"),
+            )
         })?;
         let shared = Arc::new(Shared { requests: ArrayQueue::new(REQUESTS_MAX), stop: AtomicBool::new(false) });
         // One place for each request that may be under way, so an answer always finds room.
@@ -313,7 +316,8 @@ fn make_directories(spec: &DiskSpec, shard: u8) -> io::Result<()> {
     for leftover in named(&spec.segments(), &format!("new-{shard:02x}-"))? {
         remove_if_there(&leftover)?;
     }
-    let mut probe = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(spec.probe_path(shard))?;
+    let mut probe =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(spec.probe_path(shard))?;
     probe.write_all(&[0; BLOCK])
 }
 

@@ -82,7 +82,9 @@ pub fn run_shard<H: Handler + 'static>(
             .name(&format!("shard-{number}"))
             .io_memory(spec.io_memory)
             .make()
-            .map_err(|error| format!("shard {number}: the executor cannot be made: {error}; see `ringpost check-config`"))?;
+            .map_err(|error| {
+                format!("shard {number}: the executor cannot be made: {error}; see `ringpost check-config`")
+            })?;
         let result = executor.run(run(spec, helper, make));
         if result.is_err() {
             // Its tasks are in an unknown state, and the process is about to end: nothing is taken apart.
@@ -128,6 +130,7 @@ async fn run<H: Handler + 'static>(
         return Err(failure);
     }
     // The tasks see the end and go; each holds the shard while it lives.
+    own.wake();
     while Rc::strong_count(&shard) > 1 {
         Timer::new(Duration::from_millis(1)).await;
     }

@@ -98,6 +98,11 @@ impl<M> Mailbox<M> {
         self.shared.queue.is_empty()
     }
 
+    /// Wakes the receiving task, though no message has come.
+    pub(crate) fn wake(&self) {
+        self.shared.waker.wake();
+    }
+
     /// Forgets the waker of the receiving task, so that it is dropped on the receiver's own thread and not by a sender.
     pub(crate) fn forget_waker(&self) -> Option<Waker> {
         self.shared.waker.take()
@@ -218,7 +223,8 @@ mod tests {
                 })
             })
             .collect();
-        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(65_536).make().unwrap();
+        let executor =
+            glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(65_536).make().unwrap();
         let seen = executor.run(async move {
             let mut next = [0; SENDERS as usize];
             for _ in 0..SENDERS * EACH {
