@@ -16,11 +16,12 @@ pub mod sections;
 pub mod settings;
 pub mod text;
 
+pub use crate::control::log::{LogFormat, LogLevel};
 pub use error::ConfigError;
 pub use overrides::Overrides;
 pub use sections::{
-    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogFormat, LogLevel,
-    LogSection, RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
+    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, RetrySection,
+    RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
 };
 
 use serde::Deserialize;

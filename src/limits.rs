@@ -39,6 +39,10 @@ pub const LEASES_PER_SHARD: u32 = 64;
 pub const MAILBOX_CAPACITY: usize = 64 * 1024;
 /// Of these, how many the control thread may use.
 pub const MAILBOX_FOR_CONTROL: usize = 4096;
+/// Places in a shard's mailbox for hints of other shards that may be lost (a permit is free).
+pub const MAILBOX_FOR_HINTS: usize = 1024;
+/// Reports of all shards that wait for the control thread: a pause of its own of some 100 ms under full load.
+pub const CONTROL_INBOX: usize = 16 * 1024;
 /// A shard with fewer ready messages than this needs no help.
 pub const HELP_ABOVE: u32 = 512;
 /// Ready recipients of a site that is down, looked at for expiry in one sweep.
@@ -64,7 +68,7 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(20);
 
 const _: () = assert!(SPILL_CHUNK.is_multiple_of(4096));
 const _: () = assert!(
-    2 * LEASES_PER_SHARD as usize * (MAX_SHARDS - 1) + MAILBOX_FOR_CONTROL <= MAILBOX_CAPACITY,
+    2 * LEASES_PER_SHARD as usize * (MAX_SHARDS - 1) + MAILBOX_FOR_CONTROL + MAILBOX_FOR_HINTS <= MAILBOX_CAPACITY,
     "a mailbox has room for all leases and answers, so that shards cannot lock each other up"
 );
 

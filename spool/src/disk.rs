@@ -201,6 +201,8 @@ pub trait DiskFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// Says that these bytes will be read soon, so that the disk can begin.
     fn will_read(&self, offset: u64, len: u64);
+    /// Reads from here on see the disk itself: after a failed sync the cache may hold what the disk does not.
+    fn drop_cache(&self);
 }
 
 #[cfg(test)]

@@ -139,6 +139,13 @@ pub enum LogEvent {
         /// The new place.
         content: ContentRef,
     },
+    /// A segment from before the start is durably gone. Where there are several shards, call
+    /// [`Log::note_recycled`] of all the others: after a change of the number of shards their segments may wait for
+    /// it. Not doing so only keeps such segments until the next start.
+    Recycled {
+        /// Which.
+        segment: SegmentId,
+    },
     /// For the operator's log: what happened, in words.
     Trouble(String),
     /// No segment could be prepared: the disk is full and new messages will be refused.
@@ -160,7 +167,7 @@ pub struct Usage {
     pub live_messages: u64,
     /// Octets of inline content of these.
     pub live_bytes: u64,
-    /// Bytes given out for writing and not synced yet.
+    /// Bytes appended and not synced yet.
     pub unsynced_bytes: u64,
     /// Batches written since the start.
     pub batches: u64,
@@ -264,6 +271,8 @@ pub struct Log {
     disk_full: bool,
     kept: BTreeMap<SegmentId, Kept>,
     adopted: bool,
+    /// Segments of other shards that went before the old segments were adopted.
+    gone: HashSet<SegmentId>,
     early_finished: Vec<(SegmentId, u32)>,
     finishing: VecDeque<Finishing>,
     recycles_in_flight: usize,
@@ -315,6 +324,7 @@ impl Log {
             disk_full: false,
             kept: BTreeMap::new(),
             adopted: false,
+            gone: HashSet::default(),
             early_finished: Vec::new(),
             finishing: VecDeque::new(),
             recycles_in_flight: 0,
@@ -510,7 +520,7 @@ impl Log {
             bytes: segments as u64 * u64::from(self.config.segment_size),
             live_messages: tallies().map(|t| u64::from(t.live)).sum(),
             live_bytes: tallies().map(|t| t.live_bytes).sum(),
-            unsynced_bytes: self.unsynced_bytes,
+            unsynced_bytes: self.unsynced_bytes + self.batch.as_ref().map_or(0, |batch| u64::from(batch.len)),
             parked: self.pending.len(),
             quarantined: self.kept.values().filter(|k| k.damaged).count(),
             ..self.usage

@@ -46,6 +46,12 @@ impl<'a> Reader<'a> {
         self.file.will_read(offset, len);
     }
 
+    /// What is read from here on is what the disk holds, not what a cache does.
+    pub(crate) fn drop_cache(&mut self) {
+        self.file.drop_cache();
+        self.window.clear();
+    }
+
     /// The bytes at a place; `None` beyond the end of the file.
     pub(crate) fn bytes(&mut self, offset: u64, len: usize) -> Option<&[u8]> {
         let end = offset.checked_add(len as u64)?;

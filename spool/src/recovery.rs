@@ -62,6 +62,8 @@ pub struct RecoveredSegment {
     pub(crate) generation: u64,
     pub(crate) homes: Vec<SegmentId>,
     pub(crate) index: RecoveredIndex,
+    /// Messages of which a newer copy lies elsewhere.
+    pub(crate) moved_out: Vec<u64>,
     /// The end to state, so that the next recovery knows it.
     pub(crate) cut: Option<Cut>,
 }
@@ -242,6 +244,16 @@ pub(crate) struct Recovery<'a> {
     spilled: HashSet<u64>,
 }
 
+/// What a message's record is worth.
+enum Placed {
+    /// It waits, with its recipients in these states.
+    Live(Vec<RecipientFold>),
+    /// All its recipients are done.
+    Done,
+    /// A newer copy of it was met.
+    Moved,
+}
+
 /// How the segment at hand is read.
 struct Layout {
     header: SegmentHeader,
@@ -324,6 +336,7 @@ impl<'a> Recovery<'a> {
             generation: 0,
             homes: Vec::new(),
             index: RecoveredIndex::Memory(Vec::new()),
+            moved_out: Vec::new(),
             cut: None,
         };
         let mut reader = match Reader::open(self.disk, FileId::Segment(id), WINDOW_SCAN) {
@@ -340,8 +353,7 @@ impl<'a> Recovery<'a> {
         if let Some(previous) = header.previous {
             self.previous.insert(previous, (header.epoch, header.previous_end));
         }
-        let mut layout = self.layout(&mut reader, header);
-        layout.damaged |= header_damaged;
+        let mut layout = self.layout(&mut reader, header, header_damaged);
         self.read_messages(&mut reader, &mut layout, &mut recovered, emit);
         for offset in std::mem::take(&mut reader.unreadable) {
             if offset < u64::from(layout.end) {
@@ -369,17 +381,21 @@ impl<'a> Recovery<'a> {
         if let Ok(header) = reader.header(id) {
             return Some((header, false));
         }
-        let trailer = reader.trailer(id);
-        let successor = self.previous.get(&id).copied().filter(|(epoch, end)| {
-            let settled = self.floors.get(&(id.log(), *epoch)).is_some_and(|floor| floor.sequence > id.sequence());
-            *end > 0 && settled
-        });
-        let epoch = trailer.map(|t| t.epoch).or(successor.map(|(epoch, _)| epoch))?;
+        // A footer may have reached the disk though nothing before it did: the log must have gone beyond.
+        let settled = |epoch: u32| self.floors.get(&(id.log(), epoch)).is_some_and(|f| f.sequence > id.sequence());
+        let trailer = reader.trailer(id).filter(|trailer| settled(trailer.epoch));
+        let cut =
+            self.cuts.iter().find(|((segment, _), _)| *segment == id).map(|((_, generation), end)| (*generation, *end));
+        if cut.is_some_and(|(_, end)| end == 0) {
+            return None;
+        }
+        let successor = self.previous.get(&id).copied().filter(|(epoch, end)| *end > 0 && settled(*epoch));
+        let epoch = trailer.map(|t| t.epoch).or(successor.map(|(epoch, _)| epoch)).or(cut.map(|_| u32::MAX))?;
         self.damage(id, 0, BLOCK, "the header is damaged");
         recovered.damaged = true;
         let first = reader.bytes(u64::from(BLOCK), crate::batch::BATCH_HEAD_LEN as usize);
         let first = first.and_then(|bytes| BatchHead::decode(bytes, id, BLOCK)).map(|head| head.generation);
-        let Some(generation) = trailer.map(|t| t.generation).or(first) else {
+        let Some(generation) = trailer.map(|t| t.generation).or(cut.map(|(generation, _)| generation)).or(first) else {
             self.damage(id, BLOCK, 0, "the first batch is damaged too: nothing of the segment can be told apart");
             return None;
         };
@@ -388,7 +404,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// Finds the records of a segment, by its footer where that suffices.
-    fn layout(&mut self, reader: &mut Reader<'_>, header: SegmentHeader) -> Layout {
+    fn layout(&mut self, reader: &mut Reader<'_>, header: SegmentHeader, header_damaged: bool) -> Layout {
         let id = header.segment;
         let run = self.floors.get(&(id.log(), header.epoch)).copied().unwrap_or_default();
         let cut = self.cuts.get(&(id, header.generation)).copied();
@@ -399,7 +415,7 @@ impl<'a> Recovery<'a> {
             header,
             entries: Vec::new(),
             indexed: false,
-            damaged: false,
+            damaged: header_damaged,
             cut: None,
             seed: checksum_seed(id, header.generation),
             end: 0,
@@ -409,8 +425,16 @@ impl<'a> Recovery<'a> {
                 self.read_indexed(reader, &mut layout, footer);
                 return layout;
             }
-            self.damage(id, trailer.appended_end, 0, "the footer is damaged; the segment was read without it");
-            layout.damaged = true;
+            // Behind a stated end the footer may never have been durable.
+            if cut.is_none() {
+                self.damage(id, trailer.appended_end, 0, "the footer is damaged; the segment was read without it");
+                layout.damaged = true;
+            }
+        }
+        // Nobody vouches for all of it, so what the disk itself holds counts, header included.
+        reader.drop_cache();
+        if !header_damaged && reader.header(id) != Ok(header) {
+            return layout;
         }
         let limit = cut.unwrap_or(header.size).min(reader.size());
         let batches = reader.batches(id, header.generation, limit);
@@ -617,8 +641,13 @@ impl<'a> Recovery<'a> {
                 continue;
             };
             self.report.greatest_id = self.report.greatest_id.max(head.id);
-            let Some(states) = self.place(id, &head, folds) else {
-                continue;
+            let states = match self.place(id, &head, folds) {
+                Placed::Live(states) => states,
+                Placed::Done => continue,
+                Placed::Moved => {
+                    recovered.moved_out.push(head.id);
+                    continue;
+                }
             };
             let content = ContentRef {
                 segment: id,
@@ -641,13 +670,8 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Folds all that is known into a message's states. `None`: it is done, or a newer copy was met.
-    fn place(
-        &mut self,
-        segment: SegmentId,
-        head: &RecordHead,
-        folds: Vec<RecipientFold>,
-    ) -> Option<Vec<RecipientFold>> {
+    /// Folds all that is known into a message's states.
+    fn place(&mut self, segment: SegmentId, head: &RecordHead, folds: Vec<RecipientFold>) -> Placed {
         let mut facts = self.facts.remove(&head.id).unwrap_or_default();
         for holder in &facts.holders {
             self.homes.entry(*holder).or_default().insert(segment);
@@ -666,8 +690,11 @@ impl<'a> Recovery<'a> {
             }
             self.facts.insert(head.id, facts);
         }
-        let live = !known && !states.iter().all(RecipientFold::is_final);
-        live.then_some(states)
+        match (known, states.iter().all(RecipientFold::is_final)) {
+            (true, _) => Placed::Moved,
+            (false, true) => Placed::Done,
+            (false, false) => Placed::Live(states),
+        }
     }
 
     /// Compares a content with its checksum; true if it is damaged.

@@ -10,6 +10,7 @@ use crate::disk::{Disk, DiskDone, DiskError, DiskFile, DiskOp, FileId, OpId};
 use crate::rng::Rng;
 use crate::segment::{BLOCK, SegmentId};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -498,8 +499,13 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, file: FileId) -> io::Result<Box<dyn DiskFile + '_>> {
-        let bytes = self.bytes(file).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile(bytes)))
+        let inner = self.inner();
+        let found = inner.files.get(&file).ok_or(io::ErrorKind::NotFound)?;
+        let mut on_disk = found.stable.clone();
+        for write in found.unsynced.iter().filter(|write| !write.lost) {
+            apply(&mut on_disk, write.offset, &write.bytes);
+        }
+        Ok(Box::new(SimFile { cached: found.view.clone(), on_disk, dropped: Cell::new(false) }))
     }
 
     fn sync(&self, segment: SegmentId) -> io::Result<()> {
@@ -516,21 +522,37 @@ impl Disk for SimDisk {
     }
 }
 
-struct SimFile(Vec<u8>);
+struct SimFile {
+    cached: Vec<u8>,
+    /// Without what a failed sync lost.
+    on_disk: Vec<u8>,
+    dropped: Cell<bool>,
+}
+
+impl SimFile {
+    fn bytes(&self) -> &[u8] {
+        if self.dropped.get() { &self.on_disk } else { &self.cached }
+    }
+}
 
 impl DiskFile for SimFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.len() as u64)
+        Ok(self.bytes().len() as u64)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let from = (offset as usize).min(self.0.len());
-        let len = buffer.len().min(self.0.len() - from);
-        buffer[..len].copy_from_slice(&self.0[from..from + len]);
+        let bytes = self.bytes();
+        let from = (offset as usize).min(bytes.len());
+        let len = buffer.len().min(bytes.len() - from);
+        buffer[..len].copy_from_slice(&bytes[from..from + len]);
         Ok(len)
     }
 
     fn will_read(&self, _offset: u64, _len: u64) {}
+
+    fn drop_cache(&self) {
+        self.dropped.set(true);
+    }
 }
 
 #[cfg(test)]

@@ -210,6 +210,11 @@ impl DiskFile for StdFile {
         // SAFETY: the descriptor is open for the whole call; advice touches no memory of ours. Refused advice is no loss.
         let _ = unsafe { libc::posix_fadvise(self.0.as_raw_fd(), offset, len, libc::POSIX_FADV_WILLNEED) };
     }
+
+    fn drop_cache(&self) {
+        // SAFETY: as above. Only clean pages go; what is dirty is still on its way to the disk.
+        let _ = unsafe { libc::posix_fadvise(self.0.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
 }
 
 #[cfg(test)]

@@ -71,9 +71,11 @@ pub fn check(config: &Config) -> Result<(), Problem> {
 
 fn check_top(config: &Config) -> Result<(), Problem> {
     match config.shards {
-        Some(shards) if !(1..=255).contains(&shards) => {
-            Err(Problem::new("shards", format!("{shards} shards cannot be run"), "1 to 255; leave it out for one per CPU"))
-        }
+        Some(shards) if !(1..=255).contains(&shards) => Err(Problem::new(
+            "shards",
+            format!("{shards} shards cannot be run"),
+            "1 to 255; leave it out for one per CPU",
+        )),
         _ => Ok(()),
     }
 }
@@ -98,7 +100,11 @@ fn check_spool(config: &Config) -> Result<(), Problem> {
         ));
     }
     if !(1..=1024).contains(&spool.spares) {
-        return Err(Problem::new("spool.spares", format!("{} cannot be used", spool.spares), "1 to 1024; 2 is the default"));
+        return Err(Problem::new(
+            "spool.spares",
+            format!("{} cannot be used", spool.spares),
+            "1 to 1024; 2 is the default",
+        ));
     }
     if spool.content_memory < 1 << 20 {
         return Err(Problem::new("spool.content_memory", "less than 1MiB is too little", "64MiB is the default"));
@@ -201,7 +207,11 @@ fn check_routes(config: &Config) -> Result<(), Problem> {
                 return Err(Problem::new(at("name"), "not a route's name", "1 to 128 characters without spaces"));
             }
             if names.insert(name, index).is_some() {
-                return Err(Problem::new(at("name"), format!("`{name}` is taken by an earlier route"), "choose another"));
+                return Err(Problem::new(
+                    at("name"),
+                    format!("`{name}` is taken by an earlier route"),
+                    "choose another",
+                ));
             }
         }
         check_target(config, route, &at)?;
@@ -237,10 +247,18 @@ fn check_target(config: &Config, route: &RouteSection, at: &dyn Fn(&str) -> Stri
 
 fn check_route_limits(route: &RouteSection, at: &dyn Fn(&str) -> String) -> Result<(), Problem> {
     if route.connections == 0 {
-        return Err(Problem::new(at("connections"), "0 connections deliver nothing", "to deliver nothing, use hold = true"));
+        return Err(Problem::new(
+            at("connections"),
+            "0 connections deliver nothing",
+            "to deliver nothing, use hold = true",
+        ));
     }
     if route.messages_per_connection == Some(0) {
-        return Err(Problem::new(at("messages_per_connection"), "0 messages deliver nothing", "leave it out for no limit"));
+        return Err(Problem::new(
+            at("messages_per_connection"),
+            "0 messages deliver nothing",
+            "leave it out for no limit",
+        ));
     }
     if !(1..=QUEUE_RECIPIENTS_MAX).contains(&(route.recipients_per_transaction as usize)) {
         return Err(Problem::new(
@@ -286,7 +304,11 @@ fn check_retry(config: &Config) -> Result<(), Problem> {
         ));
     }
     if !(1..=100).contains(&retry.factor) {
-        return Err(Problem::new("retry.factor", format!("{} cannot be used", retry.factor), "1 (always the same wait) to 100"));
+        return Err(Problem::new(
+            "retry.factor",
+            format!("{} cannot be used", retry.factor),
+            "1 (always the same wait) to 100",
+        ));
     }
     if retry.jitter > 100 {
         return Err(Problem::new("retry.jitter", format!("{} percent cannot be used", retry.jitter), "0 to 100"));
@@ -321,7 +343,11 @@ fn check_limits(config: &Config) -> Result<(), Problem> {
         ("received_headers", limits.received_headers as usize),
     ] {
         if value == 0 {
-            return Err(Problem::new(format!("limits.{key}"), "0 would refuse everything", "leave it out for the default"));
+            return Err(Problem::new(
+                format!("limits.{key}"),
+                "0 would refuse everything",
+                "leave it out for the default",
+            ));
         }
     }
     for (key, time) in [

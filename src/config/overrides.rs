@@ -4,8 +4,9 @@
 use super::check::check;
 use super::error::ConfigError;
 use super::read::NameServer;
-use super::sections::{ListenerSection, LogFormat, RouteSection, TargetKey};
+use super::sections::{ListenerSection, RouteSection, TargetKey};
 use super::{Config, RetrySection};
+use crate::control::log::LogFormat;
 use crate::shard::settings::NextHop;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -125,7 +126,10 @@ mod tests {
         assert_eq!(config.route[0].connections, 20);
         assert_eq!((config.route[0].rate, config.route[0].messages_per_connection), (None, None));
         assert!(config.limits.loopback_exempt);
-        assert_eq!((config.retry.first, config.retry.max, config.retry.jitter), (Duration::from_secs(1), Duration::from_secs(1), 0));
+        assert_eq!(
+            (config.retry.first, config.retry.max, config.retry.jitter),
+            (Duration::from_secs(1), Duration::from_secs(1), 0)
+        );
         assert_eq!(config.listener[0].address[0].port(), 2501);
     }
 

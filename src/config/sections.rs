@@ -2,6 +2,7 @@
 //! the same for operators, and a test compares the keys. What keys mean together is checked in check.rs.
 
 use super::read::{self, DomainRule, NameServer};
+use crate::control::log::{LogFormat, LogLevel};
 use crate::shard::settings::{NextHop, Rate};
 use crate::smtp::client::TlsUse;
 use crate::smtp::server::BareNewlines;
@@ -396,9 +397,9 @@ impl Default for LimitsSection {
             sessions: 10_000,
             sessions_per_client: 50,
             loopback_exempt: false,
-            commands: 100_000,
+            commands: 1_000_000,
             errors: 20,
-            transactions: 10_000,
+            transactions: 100_000,
             command_timeout: minutes(5),
             data_timeout: minutes(3),
             message_timeout: minutes(30),
@@ -416,30 +417,6 @@ pub struct AdminSection {
     /// A loopback address and port for metrics and health.
     #[serde(deserialize_with = "read::some")]
     pub metrics: Option<SocketAddr>,
-}
-
-/// The form of log lines.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One line of key=value for people.
-    #[default]
-    Human,
-    /// One JSON object in each line.
-    Json,
-}
-
-/// Which events are logged.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// All.
-    #[default]
-    Info,
-    /// Warnings and errors.
-    Warning,
-    /// Errors.
-    Error,
 }
 
 /// `[log]`
@@ -472,13 +449,7 @@ pub struct DnsSection {
 
 impl Default for DnsSection {
     fn default() -> DnsSection {
-        DnsSection {
-            servers: Vec::new(),
-            port: 53,
-            timeout: Duration::from_secs(3),
-            attempts: 2,
-            concurrency: 256,
-        }
+        DnsSection { servers: Vec::new(), port: 53, timeout: Duration::from_secs(3), attempts: 2, concurrency: 256 }
     }
 }
 

@@ -1,13 +1,11 @@
 //! From the configuration to what shards use: complete, and in their types. Nothing is checked here any more.
 
+use super::Config;
 use super::read::DomainRule;
 use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
-use super::Config;
 use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
-use crate::shard::settings::{
-    DomainPattern, HostSpec, ListenerSettings, NextHop, Route, Settings, SiteLimits, Target,
-};
+use crate::shard::settings::{DomainPattern, HostSpec, ListenerSettings, NextHop, Route, Settings, SiteLimits, Target};
 use crate::smtp::client::{ClientConfig, ClientTimeouts};
 use crate::smtp::server::{BareNewlines, SessionConfig};
 use std::net::SocketAddr;
@@ -70,7 +68,7 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
     let limits = &config.limits;
     Settings {
         listeners: config.listener.iter().flat_map(|listener| listeners(config, listener, &hostname)).collect(),
-        routes: complete_routes(config).iter().flat_map(|route| routes(route, &hostname, sandbox)).collect(),
+        routes: complete_routes(config).iter().map(|section| route(section, &hostname, sandbox)).collect(),
         schedule: RetrySchedule {
             first: config.retry.first,
             factor: config.retry.factor,
@@ -144,13 +142,12 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
         .collect()
 }
 
+/// Submission goes by networks too until clients can log in; then its kind is [`relay::ListenerKind::Submission`].
 fn relay_policy(section: &ListenerSection) -> RelayPolicy {
-    // Submission goes by networks too until clients can log in.
     RelayPolicy::new(relay::ListenerKind::Relay, section.trusted.clone(), false)
 }
 
-/// One route for each kind of pattern that the section has.
-fn routes(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) -> Vec<Route> {
+fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) -> Route {
     let target = if !section.next_hops.is_empty() {
         Target::NextHops(section.next_hops.clone())
     } else if section.target == Some(TargetKey::Sandbox)
@@ -183,47 +180,37 @@ fn routes(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) -
             ..ClientTimeouts::default()
         },
     });
-    patterns(&section.domains)
-        .into_iter()
-        .map(|domains| Route {
-            name: name.as_str().into(),
-            domains,
-            target: target.clone(),
-            limits: SiteLimits {
-                connections: section.connections,
-                messages_per_connection: section.messages_per_connection,
-                rate: section.rate,
-                recipients_per_transaction: section.recipients_per_transaction as usize,
-            },
-            client: Arc::clone(&client),
-            connect_timeout: section.connect_timeout,
-            idle_timeout: section.idle_timeout,
-            source: section.source,
-        })
-        .collect()
+    Route {
+        name: name.into(),
+        domains: pattern(&section.domains),
+        target,
+        limits: SiteLimits {
+            connections: section.connections,
+            messages_per_connection: section.messages_per_connection,
+            rate: section.rate,
+            recipients_per_transaction: section.recipients_per_transaction as usize,
+        },
+        client,
+        connect_timeout: section.connect_timeout,
+        idle_timeout: section.idle_timeout,
+        source: section.source,
+    }
 }
 
-/// A list of rules as at most two patterns: shards know a set of names, or of parents, or everything.
-fn patterns(rules: &[DomainRule]) -> Vec<DomainPattern> {
-    if rules.contains(&DomainRule::Any) {
-        return vec![DomainPattern::All];
-    }
+fn pattern(rules: &[DomainRule]) -> DomainPattern {
     let (mut exact, mut below) = (Vec::new(), Vec::new());
     for rule in rules {
         match rule {
-            DomainRule::Any => {}
+            DomainRule::Any => return DomainPattern::All,
             DomainRule::Exactly(name) => exact.push(name.clone()),
             DomainRule::Below(name) => below.push(name.clone()),
         }
     }
-    let mut patterns = Vec::new();
-    if !exact.is_empty() {
-        patterns.push(DomainPattern::Exact(exact));
+    match (exact.is_empty(), below.is_empty()) {
+        (_, true) => DomainPattern::Exact(exact),
+        (true, false) => DomainPattern::Below(below),
+        (false, false) => DomainPattern::Either { exact, below },
     }
-    if !below.is_empty() {
-        patterns.push(DomainPattern::Below(below));
-    }
-    patterns
 }
 
 #[cfg(test)]
@@ -244,13 +231,16 @@ mod tests {
     }
 
     #[test]
-    fn mixed_domain_rules_become_two_routes_with_one_name() {
+    fn mixed_domain_rules_stay_one_route() {
         let text = "[[listener]]\naddress = \"127.0.0.1:25\"\n[[route]]\nname = \"a\"\ndomains = [\"x.test\", \".y.test\"]\nnext_hops = \"192.0.2.1:25\"\n";
         let config = Config::parse(text).unwrap();
         let settings = settings(&config, None);
         let names: Vec<&str> = settings.routes.iter().map(|route| &*route.name).collect();
-        assert_eq!(names, ["a", "a", "mx"]);
-        assert!(settings.routes[1].domains.fits("b.y.test"));
+        assert_eq!(names, ["a", "mx"]);
+        let domains = &settings.routes[0].domains;
+        assert!(
+            domains.fits("x.test") && domains.fits("b.y.test") && !domains.fits("y.test") && !domains.fits("a.x.test")
+        );
         assert_eq!(route_plan(&config), ["x.test .y.test -> 192.0.2.1:25", "* -> the domain's mail hosts"]);
     }
 }

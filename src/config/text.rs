@@ -96,9 +96,7 @@ pub fn format_size(octets: u64) -> String {
 
 /// So many in a time, as in "100/1m" or "30/s"; with "burst 10" after it, so many may come at once (else 1).
 pub fn parse_rate(text: &str) -> Result<Rate, String> {
-    let wrong = || {
-        format!("`{text}` is not a rate; write a count and a time, as in \"100/1m\" or \"100/1m burst 10\"")
-    };
+    let wrong = || format!("`{text}` is not a rate; write a count and a time, as in \"100/1m\" or \"100/1m burst 10\"");
     let (main, burst) = match text.split_once("burst") {
         Some((main, burst)) => (main.trim(), burst.trim().parse::<u32>().map_err(|_| wrong())?),
         None => (text.trim(), 1),
@@ -121,7 +119,9 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
 /// A host as in "mx.example.net:25", "192.0.2.1:25", "[2001:db8::1]:25"; the port may be left out.
 pub fn parse_next_hop(text: &str, default_port: u16) -> Result<NextHop, String> {
     let wrong = |why: &str| {
-        format!("`{text}` is not a host: {why}; write as in \"smtp.example.net:25\", \"192.0.2.1:25\" or \"[2001:db8::1]:25\"")
+        format!(
+            "`{text}` is not a host: {why}; write as in \"smtp.example.net:25\", \"192.0.2.1:25\" or \"[2001:db8::1]:25\""
+        )
     };
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(NextHop { host: HostSpec::Address(address.ip()), port: non_zero(address.port(), text)? });
@@ -196,19 +196,25 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("250ms", 250), ("30s", 30_000), ("20m", 1_200_000), ("4h", 14_400_000), ("1h30m", 5_400_000)] {
+        for (text, ms) in
+            [("250ms", 250), ("30s", 30_000), ("20m", 1_200_000), ("4h", 14_400_000), ("1h30m", 5_400_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
             assert_eq!(parse_duration(&format_duration(Duration::from_millis(ms))), Ok(Duration::from_millis(ms)));
         }
         assert_eq!(parse_duration("5d"), Ok(Duration::from_secs(432_000)));
-        for text in ["", "20", "m", "20 minutes", "-1s", "1.5h", "99999999999999999999s", "400d", "18446744073709551615d"] {
+        for text in
+            ["", "20", "m", "20 minutes", "-1s", "1.5h", "99999999999999999999s", "400d", "18446744073709551615d"]
+        {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn sizes() {
-        for (text, octets) in [("512", 512), ("64KiB", 65_536), ("50MB", 50_000_000), ("50 MiB", 52_428_800), ("2G", 2_000_000_000)] {
+        for (text, octets) in
+            [("512", 512), ("64KiB", 65_536), ("50MB", 50_000_000), ("50 MiB", 52_428_800), ("2G", 2_000_000_000)]
+        {
             assert_eq!(parse_size(text), Ok(octets), "{text}");
             assert_eq!(parse_size(&format_size(octets)), Ok(octets));
         }

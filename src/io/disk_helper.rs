@@ -41,7 +41,7 @@ pub struct DiskSpec {
 
 impl DiskSpec {
     fn segments(&self) -> PathBuf {
-        self.directory.join("segments")
+        self.directory.clone()
     }
 
     fn content(&self) -> PathBuf {

@@ -233,10 +233,8 @@ impl Resolver {
 
     /// A and AAAA records, asked for at the same time. One kind is enough when the other is not known.
     async fn addresses(&self, name: &str) -> Result<Found<IpAddr>, Nothing> {
-        let (v4, v6) = tokio::join!(
-            self.lookup(name, RecordType::A, address),
-            self.lookup(name, RecordType::AAAA, address)
-        );
+        let (v4, v6) =
+            tokio::join!(self.lookup(name, RecordType::A, address), self.lookup(name, RecordType::AAAA, address));
         let mut both = match (v4, v6) {
             (Ok(v4), Ok(v6)) => {
                 let valid_until = v4.valid_until.min(v6.valid_until);
@@ -255,7 +253,12 @@ impl Resolver {
     }
 
     /// The records of one kind; hickory follows CNAMEs.
-    async fn lookup<T>(&self, name: &str, kind: RecordType, read: fn(&RData) -> Option<T>) -> Result<Found<T>, Nothing> {
+    async fn lookup<T>(
+        &self,
+        name: &str,
+        kind: RecordType,
+        read: fn(&RData) -> Option<T>,
+    ) -> Result<Found<T>, Nothing> {
         let Ok(name) = Name::from_ascii(format!("{}.", name.trim_end_matches('.'))) else {
             return Err(Nothing::NoName(None));
         };

@@ -2,6 +2,7 @@
 //! counts, picks that the fairness rule allows, and a queue whose lists, groups and timers agree with each other.
 
 use super::store::{DELETE_AFTER, HOLD_AFTER, LISTED, NOBODY};
+use super::timer_wheel::TimerKey;
 use super::*;
 use crate::address::Address;
 use crate::envelope::{Body, Envelope, Notify};

@@ -56,21 +56,22 @@ pub fn read(line: &[u8]) -> Result<Command<'_>, Reply> {
         None => (text, &text[text.len()..]),
     };
     // The verbs whose arguments smtp-proto must not read. RFC 5321 2.4: verbs are in any case.
-    let (extra, reads): (usize, fn(&[u8]) -> Result<Command<'_>, Reply>) = match verb {
-        _ if verb.eq_ignore_ascii_case(b"RCPT") => (RCPT_PARAMETERS_OCTETS_MAX, |rest| Ok(Command::Recipient(rest))),
-        _ if verb.eq_ignore_ascii_case(b"MAIL") => (MAIL_PARAMETERS_OCTETS_MAX, |rest| Ok(Command::Mail(rest))),
-        _ if verb.eq_ignore_ascii_case(b"BDAT") => (0, bdat),
-        _ => return read_other(line, verb, arguments),
+    let (extra, command) = if verb.eq_ignore_ascii_case(b"RCPT") {
+        (RCPT_PARAMETERS_OCTETS_MAX, Command::Recipient(arguments))
+    } else if verb.eq_ignore_ascii_case(b"MAIL") {
+        (MAIL_PARAMETERS_OCTETS_MAX, Command::Mail(arguments))
+    } else {
+        return read_other(line, verb, arguments);
     };
-    if line.len() > COMMAND_LINE_OCTETS_MAX + extra {
-        return Err(replies::LINE_TOO_LONG);
-    }
-    reads(arguments)
+    if line.len() > COMMAND_LINE_OCTETS_MAX + extra { Err(replies::LINE_TOO_LONG) } else { Ok(command) }
 }
 
 fn read_other<'a>(line: &[u8], verb: &[u8], arguments: &'a [u8]) -> Result<Command<'a>, Reply> {
     if line.len() > COMMAND_LINE_OCTETS_MAX {
         return Err(replies::LINE_TOO_LONG);
+    }
+    if verb.eq_ignore_ascii_case(b"BDAT") {
+        return bdat(arguments);
     }
     // smtp-proto skips spaces before a verb and takes a tab behind it.
     if verb.is_empty() || !verb.iter().all(u8::is_ascii_alphabetic) {

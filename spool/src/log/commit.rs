@@ -357,6 +357,10 @@ impl Log {
                 Ok(_) => {
                     if let Some(batch) = segment.batches.iter_mut().find(|batch| batch.op == op) {
                         batch.written = true;
+                        #[cfg(feature = "planted-faults")]
+                        if crate::planted::is(crate::planted::PlantedFault::AckBeforeSync) {
+                            self.events.push_back(LogEvent::Durable(Position(batch.last_position)));
+                        }
                     }
                 }
                 Err(error) => {

@@ -38,6 +38,8 @@ pub(super) struct Tally {
     homes: HashSet<SegmentId>,
     last_home: Option<SegmentId>,
     index: Index,
+    /// Messages that were moved out already: the index still names them, but they live elsewhere.
+    moved_out: HashSet<u64>,
 }
 
 impl Tally {
@@ -50,6 +52,7 @@ impl Tally {
             homes: HashSet::default(),
             last_home: None,
             index: Index::Memory(Vec::new()),
+            moved_out: HashSet::default(),
         }
     }
 
@@ -122,15 +125,15 @@ pub(super) struct Kept {
     pub(super) failed: bool,
     /// Quarantined by recovery: kept for the operator.
     pub(super) damaged: bool,
-    /// Speaks of messages in segments of other logs: kept until the next start, when recovery sees all logs at once.
-    pinned: bool,
+    /// From before the start.
+    recovered: bool,
     recycling: bool,
     not_before_ms: u64,
 }
 
 impl Kept {
     pub(super) fn new(tally: Tally) -> Kept {
-        Kept { tally, failed: false, damaged: false, pinned: false, recycling: false, not_before_ms: 0 }
+        Kept { tally, failed: false, damaged: false, recovered: false, recycling: false, not_before_ms: 0 }
     }
 
     /// Whether nothing keeps it any more.
@@ -147,7 +150,7 @@ impl Kept {
     }
 
     fn stays(&self) -> bool {
-        self.damaged || self.pinned || self.recycling
+        self.damaged || self.recycling
     }
 }
 
@@ -282,18 +285,17 @@ impl Log {
             let mut tally = Tally::new(recovered.generation);
             tally.live = recovered.live;
             tally.live_bytes = recovered.live_bytes;
+            tally.moved_out.extend(recovered.moved_out);
             tally.index = match recovered.index {
                 RecoveredIndex::Memory(entries) => Index::Memory(entries),
                 RecoveredIndex::Footer(count) => Index::Disk(count),
             };
             let mut kept = Kept::new(tally);
             kept.damaged = recovered.damaged;
-            for home in recovered.homes {
-                if known.contains(&home) {
-                    kept.tally.add_home(home);
-                } else {
-                    kept.pinned = true;
-                }
+            kept.recovered = true;
+            // Some may belong to other shards; these are taken off by `note_recycled`.
+            for home in recovered.homes.into_iter().filter(|home| !self.gone.contains(home)) {
+                kept.tally.add_home(home);
             }
             if let Some(cut) = recovered.cut {
                 self.cuts.push((self.next_cut, cut));
@@ -302,6 +304,7 @@ impl Log {
             self.kept.insert(recovered.segment, kept);
         }
         self.adopted = true;
+        self.gone = HashSet::default();
         for (segment, bytes) in std::mem::take(&mut self.early_finished) {
             if let Some(tally) = self.tally_mut(segment) {
                 tally.subtract(bytes);
@@ -314,6 +317,22 @@ impl Log {
             tally.last_home = None;
         }
         self.recycle_check = true;
+    }
+
+    /// Another shard's log said [`LogEvent::Recycled`].
+    pub fn note_recycled(&mut self, segment: SegmentId) {
+        if !self.adopted {
+            self.gone.insert(segment);
+        }
+        self.drop_home(segment);
+        self.recycle_check = true;
+    }
+
+    fn drop_home(&mut self, segment: SegmentId) {
+        let kept = self.kept.values_mut().map(|kept| &mut kept.tally);
+        for tally in kept.chain(self.open.iter_mut().map(|open| &mut open.tally)) {
+            tally.drop_home(segment);
+        }
     }
 
     /// The segments that keep an outcome about this message: its home, and while it moves both places.
@@ -403,14 +422,12 @@ impl Log {
         self.recycle_check = true;
         match result {
             Ok(_) | Err(DiskError::NotFound) => {
-                self.kept.remove(&segment);
+                let recovered = self.kept.remove(&segment).is_some_and(|kept| kept.recovered);
                 self.usage.recycled += 1;
                 self.prepare_retry_ms = self.prepare_retry_ms.filter(|at| *at == u64::MAX);
-                for kept in self.kept.values_mut() {
-                    kept.tally.drop_home(segment);
-                }
-                for open in &mut self.open {
-                    open.tally.drop_home(segment);
+                self.drop_home(segment);
+                if recovered {
+                    self.event(LogEvent::Recycled { segment });
                 }
             }
             Err(error) => {
@@ -445,21 +462,30 @@ impl Log {
         let Some(source) = sparsest.or_else(|| oldest().map(|(id, _)| *id)) else {
             return;
         };
-        let Some(kept) = self.kept.get_mut(&source) else {
+        let Some(kept) = self.kept.get(&source) else {
             return;
         };
-        let entries = match &mut kept.tally.index {
-            Index::Memory(entries) => Some(entries.iter().filter(|e| e.kind == RecordKind::Message).copied().collect()),
+        let entries = match &kept.tally.index {
+            Index::Memory(entries) => Some(entries.clone()),
             Index::Disk(_) => None,
         };
         let footer = footer_len(kept.tally.entries());
         let ask = entries.is_none();
+        let entries = entries.map(|entries| self.movable(source, entries));
         self.compaction =
             Some(Compaction { source, entries, next: 0, window: Vec::new(), appended: 0, stopped: false });
         if ask {
             let at = self.config.segment_size.saturating_sub(footer);
             self.compaction_read(source, at, footer as usize, Call::CompactionIndex);
         }
+    }
+
+    /// The messages among a segment's records that were not moved out before.
+    fn movable(&mut self, source: SegmentId, mut entries: Vec<FooterEntry>) -> Vec<FooterEntry> {
+        if let Some(tally) = self.tally_mut(source) {
+            entries.retain(|e| e.kind == RecordKind::Message && !tally.moved_out.contains(&e.id));
+        }
+        entries
     }
 
     fn compaction_read(&mut self, source: SegmentId, offset: u32, len: usize, call: Call) {
@@ -509,10 +535,9 @@ impl Log {
     /// The footer of the source was read.
     pub(super) fn compaction_index(&mut self, result: Result<Bytes, DiskError>) {
         let size = self.config.segment_size;
-        let Some(compaction) = &mut self.compaction else {
+        let Some(source) = self.compaction.as_ref().map(|compaction| compaction.source) else {
             return;
         };
-        let source = compaction.source;
         let entries = result.ok().and_then(|bytes| {
             let split = bytes.len().checked_sub(Trailer::LEN as usize)?;
             let trailer = Trailer::decode(&bytes[split..], source, size)?;
@@ -520,17 +545,13 @@ impl Log {
             let first = split.checked_sub(len as usize)?;
             Footer::decode(&trailer, &bytes[first..split], source).map(|footer| footer.entries)
         });
-        match entries {
-            Some(entries) => {
-                compaction.entries = Some(entries.into_iter().filter(|e| e.kind == RecordKind::Message).collect());
-            }
-            None => {
-                compaction.entries = Some(Vec::new());
-                compaction.stopped = true;
-                self.event(LogEvent::Trouble(format!(
-                    "segment {source}: its footer cannot be read; it is kept as it is"
-                )));
-            }
+        let found = entries.map(|entries| self.movable(source, entries));
+        let readable = found.is_some();
+        if let Some(compaction) = &mut self.compaction {
+            compaction.entries = Some(found.unwrap_or_default());
+        }
+        if !readable {
+            self.event(LogEvent::Trouble(format!("segment {source}: its footer cannot be read; it is kept as it is")));
         }
         self.let_go(source);
     }
@@ -625,6 +646,7 @@ impl Log {
         let inline_len = if target.spilled { 0 } else { target.len };
         if let Some(tally) = self.tally_mut(source) {
             tally.subtract(inline_len);
+            tally.moved_out.insert(id);
         }
         self.count_live(target.segment, inline_len);
         self.usage.moved += 1;
