@@ -1,5 +1,5 @@
-//! A spool directory on a real file system, by blocking calls: `LL-SSSSSS.seg` are segments, `spare-*` files that wait
-//! for use, `content/ID` spilled contents.
+//! A spool directory on a real file system, by blocking calls: `segments/LL-SSSSSS.seg` are segments, `segments/spare-*`
+//! files that wait for use, `content/ID` spilled contents.
 //!
 //! For recovery, verify and dump, and for the helper thread that prepares and recycles segments. Not for the mail path.
 
@@ -11,6 +11,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// The directory of segments inside a spool directory.
+pub const SEGMENT_DIRECTORY: &str = "segments";
 /// The directory of content files inside a spool directory.
 pub const CONTENT_DIRECTORY: &str = "content";
 const SPARE_PREFIX: &str = "spare-";
@@ -27,10 +29,12 @@ impl StdDisk {
     /// The spool in this directory, which is made (with its content directory) if it does not exist. Both are synced.
     pub fn open(directory: impl Into<PathBuf>) -> io::Result<StdDisk> {
         let disk = StdDisk { directory: directory.into() };
-        let contents = disk.directory.join(CONTENT_DIRECTORY);
-        if !contents.is_dir() {
-            fs::create_dir_all(&contents)?;
-            sync_directory(&contents)?;
+        let made = [SEGMENT_DIRECTORY, CONTENT_DIRECTORY].map(|name| disk.directory.join(name));
+        if !made.iter().all(|directory| directory.is_dir()) {
+            for directory in &made {
+                fs::create_dir_all(directory)?;
+                sync_directory(directory)?;
+            }
             sync_directory(&disk.directory)?;
             if let Some(parent) = disk.directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 sync_directory(parent)?;
@@ -44,10 +48,14 @@ impl StdDisk {
         &self.directory
     }
 
+    fn segment_directory(&self) -> PathBuf {
+        self.directory.join(SEGMENT_DIRECTORY)
+    }
+
     /// The path of a file.
     pub fn path(&self, file: FileId) -> PathBuf {
         match file {
-            FileId::Segment(segment) => self.directory.join(segment.file_name()),
+            FileId::Segment(segment) => self.segment_directory().join(segment.file_name()),
             FileId::Content(id) => self.directory.join(CONTENT_DIRECTORY).join(format!("{id:016x}")),
         }
     }
@@ -64,7 +72,7 @@ impl StdDisk {
             None => self.make_spare(segment, size)?,
         };
         fs::rename(&source, &path)?;
-        sync_directory(&self.directory)
+        sync_directory(&self.segment_directory())
     }
 
     /// Performs [`DiskOp::Recycle`](crate::DiskOp::Recycle): the file becomes a spare, or is removed if there are
@@ -72,22 +80,22 @@ impl StdDisk {
     pub fn recycle(&self, segment: SegmentId, spares_max: usize) -> io::Result<()> {
         let path = self.path(FileId::Segment(segment));
         if self.spare_paths()?.len() < spares_max {
-            fs::rename(&path, self.directory.join(format!("{SPARE_PREFIX}{segment}")))?;
+            fs::rename(&path, self.segment_directory().join(format!("{SPARE_PREFIX}{segment}")))?;
         } else {
             fs::remove_file(&path)?;
         }
-        sync_directory(&self.directory)
+        sync_directory(&self.segment_directory())
     }
 
     /// Performs [`DiskOp::Discard`](crate::DiskOp::Discard): removes the file.
     pub fn discard(&self, segment: SegmentId) -> io::Result<()> {
         fs::remove_file(self.path(FileId::Segment(segment)))?;
-        sync_directory(&self.directory)
+        sync_directory(&self.segment_directory())
     }
 
     fn spare_paths(&self) -> io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
+        for entry in fs::read_dir(self.segment_directory())? {
             let entry = entry?;
             if entry.file_name().to_str().is_some_and(|name| name.starts_with(SPARE_PREFIX)) {
                 paths.push(entry.path());
@@ -112,7 +120,7 @@ impl StdDisk {
     }
 
     fn make_spare(&self, segment: SegmentId, size: u32) -> io::Result<PathBuf> {
-        let path = self.directory.join(format!("{SPARE_PREFIX}{segment}.new"));
+        let path = self.segment_directory().join(format!("{SPARE_PREFIX}{segment}.new"));
         let made = fill_new(&path, size);
         if made.is_err() {
             // A half-made file would only hold space; it is made anew when it is needed.
@@ -152,7 +160,7 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
 impl Disk for StdDisk {
     fn segments(&self) -> io::Result<Vec<SegmentId>> {
         let mut segments = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
+        for entry in fs::read_dir(self.segment_directory())? {
             segments.extend(entry?.file_name().to_str().and_then(SegmentId::from_file_name));
         }
         Ok(segments)

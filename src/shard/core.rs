@@ -235,6 +235,7 @@ impl Core {
                 LogEvent::SpillProgress { id, .. } => self.spill_progress(MessageId(id)),
                 LogEvent::WantState { id } => self.tell_state(MessageId(id)),
                 LogEvent::Moved { id, content } => self.message_moved(MessageId(id), content, now),
+                LogEvent::Recycled { segment } => self.tell_recycled(segment),
                 LogEvent::Trouble(text) => self.notice(Severity::Error, text),
                 LogEvent::SpaceLow => {
                     self.notice(Severity::Error, "the spool's disk is full: new mail gets 452; free some disk space")
@@ -416,6 +417,7 @@ impl Handler for Core {
             ToShard::Lease(lease) => self.lease_taken(lease, now),
             ToShard::LeaseEnded(ended) => self.lease_ended(*ended, now),
             ToShard::PermitFreed { site } => self.touch(SiteId(site)),
+            ToShard::Recycled(segment) => self.log.note_recycled(segment),
         }
     }
 

@@ -9,8 +9,8 @@ use crate::limits::DRAIN_TIME;
 use crate::queue::{Disposition, Fate, NewMessage, RecoveredState, Slot};
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
-use crate::shard::message::{Report, ShardState};
-use ringpost_spool::{OutcomeKind, RecipientFold, RecoveredMessage, RecoveredSegment};
+use crate::shard::message::{Report, ShardState, ToShard};
+use ringpost_spool::{OutcomeKind, RecipientFold, RecoveredMessage, RecoveredSegment, SegmentId};
 
 impl Core {
     /// Recovery found these messages of ours.
@@ -43,6 +43,13 @@ impl Core {
             self.queue.insert(new, now);
         }
         self.route_unrouted(now);
+    }
+
+    /// An old segment is gone: segments that other shards own may have waited for that.
+    pub(super) fn tell_recycled(&mut self, segment: SegmentId) {
+        for shard in (0..self.shards).filter(|&shard| shard != self.shard) {
+            self.commands.push_back(Command::Post { shard, message: ToShard::Recycled(segment) });
+        }
     }
 
     /// The spool wants to move a message's record: the states of its recipients, if it is still here.
