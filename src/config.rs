@@ -1,1 +1,158 @@
-//! To be filled.
+//! The configuration: a TOML file, read strictly, checked as a whole, and turned into what shards use.
+//!
+//! - sections.rs: the keys and their defaults; text.rs, read.rs: how single values are written.
+//! - check.rs: what the keys must satisfy together, in one place.
+//! - overrides.rs: the flags of `ringpost serve`.
+//! - settings.rs: from here to [`shard::settings`](crate::shard::settings).
+//!
+//! It fails with a [`ConfigError`] that shows file, line, column, the line itself and a hint; nothing is ignored in
+//! silence. What needs the machine (free ports, readable certificates) is found out at the start, in src/server.rs.
+
+pub mod check;
+pub mod error;
+pub mod overrides;
+pub mod read;
+pub mod sections;
+pub mod settings;
+pub mod text;
+
+pub use crate::control::log::{LogFormat, LogLevel};
+pub use error::ConfigError;
+pub use overrides::Overrides;
+pub use sections::{
+    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, RetrySection,
+    RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
+};
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// The configuration of `ringpost serve` without `--config`.
+const EMBEDDED: &str = include_str!("config/embedded.toml");
+
+/// Octets of a configuration file, at most: more is some other file.
+pub const CONFIG_OCTETS_MAX: u64 = 4 << 20;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The name in greetings, Received headers and notifications; this machine's when left out.
+    #[serde(deserialize_with = "read::some_domain")]
+    pub hostname: Option<Box<str>>,
+    /// How many shards; one for each CPU that the process may use when left out.
+    pub shards: Option<u16>,
+    /// Accept, deliver nothing.
+    pub hold: bool,
+    /// Where accepted mail is kept.
+    pub spool: SpoolSection,
+    /// Where mail comes in.
+    pub listener: Vec<ListenerSection>,
+    /// The certificate of the listeners.
+    pub tls: TlsSection,
+    /// Where mail goes: the first that fits a recipient's domain is taken.
+    pub route: Vec<RouteSection>,
+    /// When it is tried again.
+    pub retry: RetrySection,
+    /// What clients may use.
+    pub limits: LimitsSection,
+    /// How operators reach the program.
+    pub admin: AdminSection,
+    /// Log lines.
+    pub log: LogSection,
+    /// Name servers.
+    pub dns: DnsSection,
+    /// The built-in destination.
+    pub sandbox: SandboxSection,
+}
+
+impl Config {
+    /// Reads and checks a text.
+    pub fn parse(text: &str) -> Result<Config, ConfigError> {
+        let config: Config = toml::from_str(text).map_err(|error| ConfigError::from_toml(text, &error))?;
+        match check::check(&config) {
+            Ok(()) => Ok(config),
+            Err(problem) => Err(problem.locate(text)),
+        }
+    }
+
+    /// Reads and checks a file.
+    pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        let trouble = |error: &std::io::Error| {
+            ConfigError::new(format!("the configuration cannot be read: {error}"))
+                .in_file(file)
+                .with_hint("give the path of a TOML file that this user may read")
+        };
+        let length = std::fs::metadata(file).map_err(|error| trouble(&error))?.len();
+        if length > CONFIG_OCTETS_MAX {
+            return Err(ConfigError::new(format!("{length} octets are too many for a configuration")).in_file(file));
+        }
+        let text = std::fs::read_to_string(file).map_err(|error| trouble(&error))?;
+        Config::parse(&text).map_err(|error| error.in_file(file))
+    }
+
+    /// What runs without a file: a listener on loopback, everything goes to the sandbox.
+    pub fn embedded() -> Result<Config, ConfigError> {
+        Config::parse(EMBEDDED)
+    }
+
+    /// The hostname to use: as configured, or this machine's, or "localhost".
+    pub fn effective_hostname(&self) -> Box<str> {
+        self.hostname.clone().unwrap_or_else(|| {
+            std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .ok()
+                .and_then(|name| text::parse_domain(name.trim()).ok())
+                .unwrap_or_else(|| "localhost".into())
+        })
+    }
+
+    /// How many shards to run.
+    pub fn effective_shards(&self) -> u8 {
+        let wanted = match self.shards {
+            Some(shards) => usize::from(shards),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        // A shard's number has one octet, and 255 shards are more than any machine of today needs.
+        wanted.clamp(1, usize::from(u8::MAX)) as u8
+    }
+
+    /// The path of the admin socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin.socket.clone().unwrap_or_else(|| self.spool.dir.join("control.sock"))
+    }
+
+    /// What `check-config` prints: the parts that matter, a line each.
+    pub fn summary(&self) -> String {
+        let mut lines = vec![
+            format!("hostname   {}", self.effective_hostname()),
+            format!("spool      {}", self.spool.dir.display()),
+            format!("shards     {}", self.effective_shards()),
+        ];
+        for listener in &self.listener {
+            let addresses: Vec<String> = listener.address.iter().map(ToString::to_string).collect();
+            let tls = match listener.tls {
+                ListenerTls::None => "no TLS",
+                ListenerTls::Starttls => "STARTTLS",
+                ListenerTls::Implicit => "TLS",
+            };
+            let kind = match listener.kind {
+                ListenerKind::Relay => "relay",
+                ListenerKind::Submission => "submission",
+            };
+            let trusted: Vec<String> = listener.trusted.iter().map(ToString::to_string).collect();
+            lines.push(format!("listener   {} {kind}, {tls}, relays for {}", addresses.join(" "), trusted.join(" ")));
+        }
+        let routes = settings::route_plan(self);
+        for route in &routes {
+            lines.push(format!("route      {route}"));
+        }
+        lines.push(format!("admin      {}", self.admin_socket().display()));
+        if let Some(metrics) = self.admin.metrics {
+            lines.push(format!("metrics    http://{metrics}/metrics"));
+        }
+        if self.hold {
+            lines.push("hold       mail is accepted and not delivered".into());
+        }
+        lines.join("\n")
+    }
+}

@@ -79,6 +79,12 @@ impl MessageIds {
         MessageIds { shard, last: 0 }
     }
 
+    /// The ids of shard `shard`, all later than this time.
+    pub fn above(shard: u8, time: UnixTime) -> MessageIds {
+        let millis = time.as_millis().saturating_sub(EPOCH_MS);
+        MessageIds { shard, last: (millis << SEQUENCE_BITS) | ((1 << SEQUENCE_BITS) - 1) }
+    }
+
     /// Never gives out an id at or below the time of `seen`: called for what recovery finds.
     pub fn advance_past(&mut self, seen: MessageId) {
         let millis = seen.0 >> (SHARD_BITS + SEQUENCE_BITS);

@@ -23,3 +23,5 @@ pub mod shard;
 pub mod config;
 pub mod metrics;
 pub mod server;
+// The command line, on top of all.
+pub mod cli;

@@ -39,6 +39,10 @@ pub const LEASES_PER_SHARD: u32 = 64;
 pub const MAILBOX_CAPACITY: usize = 64 * 1024;
 /// Of these, how many the control thread may use.
 pub const MAILBOX_FOR_CONTROL: usize = 4096;
+/// Places in a shard's mailbox for hints of other shards that may be lost (a permit is free).
+pub const MAILBOX_FOR_HINTS: usize = 1024;
+/// Reports of all shards that wait for the control thread: a pause of its own of some 100 ms under full load.
+pub const CONTROL_INBOX: usize = 16 * 1024;
 /// A shard with fewer ready messages than this needs no help.
 pub const HELP_ABOVE: u32 = 512;
 /// Ready recipients of a site that is down, looked at for expiry in one sweep.
@@ -64,7 +68,7 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(20);
 
 const _: () = assert!(SPILL_CHUNK.is_multiple_of(4096));
 const _: () = assert!(
-    2 * LEASES_PER_SHARD as usize * (MAX_SHARDS - 1) + MAILBOX_FOR_CONTROL <= MAILBOX_CAPACITY,
+    2 * LEASES_PER_SHARD as usize * (MAX_SHARDS - 1) + MAILBOX_FOR_CONTROL + MAILBOX_FOR_HINTS <= MAILBOX_CAPACITY,
     "a mailbox has room for all leases and answers, so that shards cannot lock each other up"
 );
 
@@ -178,3 +182,20 @@ pub const TRACE_NAME_OCTETS_MAX: usize = 255;
 
 /// Octets of a content in which headers are looked for: far above any honest header section, and cheap to scan.
 pub const HEADER_SCAN_OCTETS_MAX: usize = 256 * 1024;
+
+// ---- queue: reports ----
+
+/// Octets of a message that is returned whole with the report of its failure; of a greater one, only its headers.
+pub const DSN_RETURNED_OCTETS_MAX: usize = 64 * 1024;
+/// Octets of headers returned with a report; more are cut at a line's end.
+pub const DSN_RETURNED_HEADERS_OCTETS_MAX: usize = 32 * 1024;
+/// Octets of a peer's reply that stand in a report, twice (for people and for programs) for each recipient.
+pub const DSN_DIAGNOSTIC_OCTETS_MAX: usize = 2 * 1024;
+
+const _: () = assert!(DSN_RETURNED_HEADERS_OCTETS_MAX <= DSN_HEAD as usize);
+const _: () = assert!(DSN_RETURNED_OCTETS_MAX <= DSN_HEAD as usize, "what is returned was read");
+/// Sessions of one shard, at most, whatever the configuration says: the table that counts them by client has twice
+/// as many places of 16 octets.
+pub const SESSIONS_MAX: usize = 1 << 20;
+
+const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");

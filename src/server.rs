@@ -1,1 +1,509 @@
-//! To be filled.
+//! Assembly: from a configuration to a running relay, and its orderly end.
+//!
+//! The order of the start: lock the spool, check the machine, bind every port, read certificates, list the spool,
+//! start the shards, then recovery beside them, then the control thread's loop on this thread. Everything that can be
+//! wrong with the machine or the configuration is found before the first shard runs, and told with what to do.
+//! The end: the control loop returns when all shards are drained, or out of time; the process then ends.
+
+mod directory;
+mod greeting;
+mod recovery;
+
+use crate::clock::UnixTime;
+use crate::config::{self, Config, ListenerTls};
+use crate::control::log::EventLog;
+use crate::control::log_output::LogOutput;
+use crate::control::sandbox::Sandbox;
+use crate::control::{self, ControlParts, Ended, Notice};
+use crate::event::Severity;
+use crate::io::bind::{BindError, bind};
+use crate::io::dns::{DnsConfig, Resolver, ResolverError};
+use crate::io::executor::{DiskSpec, ListeningSocket, Mailboxes, ShardSpec, run_shard};
+use crate::io::mailbox::{Inbox, InboxSender, Mailbox, Sender, inbox, mailbox};
+use crate::io::probe::{Machine, ProbeError, probe};
+use crate::io::tls::{self, TlsSetup, TlsSetupError};
+use crate::limits::{CONTROL_INBOX, LEASES_PER_SHARD, MAILBOX_CAPACITY, MAILBOX_FOR_CONTROL, MAILBOX_FOR_HINTS};
+use crate::shard::core::{Core, CoreParts};
+use crate::shard::lease::Loads;
+use crate::shard::message::{Report, ToShard};
+use crate::shard::permits::SiteRegistry;
+use crate::shard::settings::Settings;
+use arc_swap::ArcSwap;
+pub use directory::SpoolDirectory;
+use directory::DirectoryError;
+use ringpost_spool::{Snapshot, StdDisk};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// Octets that each shard registers for disk writes, tried in this order where locked memory is short.
+const IO_MEMORY: [usize; 4] = [1 << 20, 512 << 10, 256 << 10, 64 << 10];
+
+/// What a client is told when no descriptor is left for its session.
+const NO_DESCRIPTOR: &[u8] = b"421 4.3.2 Too many connections, try again in a few minutes\r\n";
+
+/// Why the relay did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The spool directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The machine.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// A port.
+    #[error("cannot listen on {}: {}; {}", .0.address, .0.cause, .0.cure)]
+    Bind(BindError),
+    /// Another port.
+    #[error("cannot listen on {address} for {purpose}: {cause}; stop what uses it, or choose another ({key})")]
+    Service {
+        /// Where.
+        address: String,
+        /// What for.
+        purpose: &'static str,
+        /// Why.
+        cause: io::Error,
+        /// The key or flag.
+        key: &'static str,
+    },
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// Name servers.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// Reading the spool.
+    #[error("the spool cannot be read: {0}; nothing in it was changed")]
+    Spool(String),
+    /// A thread or the runtime.
+    #[error("{what} cannot be started: {cause}; the machine is short of threads, memory or descriptors")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A shard ended.
+    #[error("shard {shard} died: {reason}; what was acknowledged is on disk and is delivered after the next start")]
+    ShardDied {
+        /// Which.
+        shard: u8,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ServeError {
+    /// The exit code (sysexits.h).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Directory(DirectoryError::InUse { .. }) => 75,
+            ServeError::Directory(_) => 73,
+            ServeError::Probe(_) | ServeError::Bind(_) | ServeError::Service { .. } => 69,
+            ServeError::Tls(_) | ServeError::Resolver(_) => 78,
+            ServeError::Spool(_) => 74,
+            ServeError::Start { .. } => 71,
+            ServeError::ShardDied { .. } => 70,
+        }
+    }
+}
+
+/// What the terminal gets to see beside the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terminal {
+    /// How this program was called; then a recipe for a first message is printed once it runs.
+    pub recipe_for: Option<String>,
+}
+
+/// The listening sockets of all shards, by shard and then in the order of the settings' listeners.
+type Sockets = Vec<Vec<ListeningSocket>>;
+
+/// Runs a relay on this thread until it is told to stop.
+pub fn serve(config: &Config, terminal: &Terminal) -> Result<(), ServeError> {
+    let log = EventLog::new(config.log.format, config.log.level, LogOutput::new(io::stderr()));
+    let result = run(config, terminal, &log);
+    log.finish();
+    result
+}
+
+fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), ServeError> {
+    let shards = config.effective_shards();
+    let directory = SpoolDirectory::open(&config.spool.dir)?;
+    if let Some(warning) = directory.warning() {
+        log.notice(Severity::Warning, &warning);
+    }
+    crate::io::sigbus::install_sigbus_handler()
+        .map_err(|cause| ServeError::Start { what: "the handler of SIGBUS", cause })?;
+    let (machine, io_memory) = probe_machine(shards)?;
+    for warning in &machine.warnings {
+        log.notice(Severity::Warning, warning);
+    }
+    let sockets = bind_listeners(config, shards)?;
+    let tls = tls_setup(config, log)?;
+    let services = Services::bind(config)?;
+
+    let settings = Arc::new(config::settings::settings(config, services.sandbox_address()));
+    let registry = SiteRegistry::new(Arc::clone(&settings));
+    let disk = StdDisk::open(directory.path()).map_err(|cause| ServeError::Spool(cause.to_string()))?;
+    let snapshot = Snapshot::take(&disk).map_err(|cause| ServeError::Spool(cause.to_string()))?;
+    let plan = ShardPlan {
+        shards,
+        settings: Arc::clone(&settings),
+        first_sequence: snapshot.next_sequence(),
+        spool_written: UnixTime::from_millis(directory.last_written_ms()),
+        loads: Arc::new(Loads::new(shards)),
+        disk: DiskSpec {
+            directory: directory.path().to_owned(),
+            segment_size: settings.segment_size,
+            spares: settings.spare_segments * usize::from(shards),
+        },
+        tls,
+        cores: machine.cores,
+        io_memory,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(|cause| ServeError::Start { what: "the control thread's runtime", cause })?;
+    let (mailboxes, senders) = shard_mailboxes(shards);
+    let (reports, inbox) = inbox(CONTROL_INBOX);
+    let (ended, all_ended) = unbounded_channel();
+    start_shards(&plan, &registry, mailboxes, &senders, sockets, &reports, &ended)?;
+    start_recovery(disk, snapshot, &senders, log, &ended)?;
+
+    let parts = LoopParts { config, terminal, log, registry, services, senders, inbox, ended: all_ended };
+    let outcome = runtime.block_on(control_loop(parts));
+    // Lookups and connections under way hold nothing that must be kept.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// How all shards are made.
+struct ShardPlan {
+    shards: u8,
+    settings: Arc<Settings>,
+    first_sequence: u32,
+    spool_written: UnixTime,
+    loads: Arc<Loads>,
+    disk: DiskSpec,
+    tls: TlsSetup,
+    cores: Vec<usize>,
+    io_memory: usize,
+}
+
+/// The core of one shard; runs on the shard's thread.
+fn make_core(parts: CoreParts) -> Core {
+    Core::new(parts)
+}
+
+impl ShardPlan {
+    fn core_parts(&self, shard: u8, registry: &SiteRegistry) -> CoreParts {
+        CoreParts {
+            shard,
+            shards: self.shards,
+            settings: Arc::clone(&self.settings),
+            sites: registry.sites().to_vec(),
+            loads: Arc::clone(&self.loads),
+            first_sequence: self.first_sequence,
+            seed: random_seed(),
+            spool_written: self.spool_written,
+            recovering: true,
+        }
+    }
+
+    /// A core of its own where there are enough; else the scheduler shares them out.
+    fn core_of(&self, shard: u8) -> Option<usize> {
+        if usize::from(self.shards) > self.cores.len() {
+            return None;
+        }
+        self.cores.get(usize::from(shard)).copied()
+    }
+}
+
+/// Unpredictable bits of the standard library's hash keys: enough for jitter and generations.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+fn probe_machine(shards: u8) -> Result<(Machine, usize), ServeError> {
+    let mut last = None;
+    for io_memory in IO_MEMORY {
+        match probe(usize::from(shards), io_memory) {
+            Ok(machine) => return Ok((machine, io_memory)),
+            Err(error @ ProbeError::LockedMemory { .. }) => last = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last.map_or_else(|| ServeError::Spool("no size of IO memory was tried".into()), ServeError::Probe))
+}
+
+fn bind_listeners(config: &Config, shards: u8) -> Result<Sockets, ServeError> {
+    let mut sockets: Sockets = (0..shards).map(|_| Vec::new()).collect();
+    for listener in &config.listener {
+        let implicit_tls = listener.tls == ListenerTls::Implicit;
+        for &address in &listener.address {
+            let bound: Vec<OwnedFd> = bind(address, usize::from(shards)).map_err(ServeError::Bind)?;
+            for (shard, socket) in sockets.iter_mut().zip(bound) {
+                shard.push(ListeningSocket { socket, implicit_tls, refusal: NO_DESCRIPTOR });
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn tls_setup(config: &Config, log: &EventLog) -> Result<TlsSetup, ServeError> {
+    let (chain, key) = match (&config.tls.certificate, &config.tls.key) {
+        (Some(certificate), Some(key)) => (tls::load_chain(certificate)?, tls::load_key(key)?),
+        _ => tls::self_signed(&config.effective_hostname())?,
+    };
+    let server = tls::server_config(chain, key, tls::ticketer()?)?;
+    let (client_verify, trouble) = tls::client_verify_system()?;
+    if let Some(trouble) = trouble {
+        log.notice(Severity::Warning, &format!("no certificate of a peer can be verified: {trouble}"));
+    }
+    Ok(TlsSetup {
+        server: vec![Arc::new(ArcSwap::new(server))],
+        client_verify,
+        client_opportunistic: tls::client_opportunistic()?,
+    })
+}
+
+/// The control thread's own ports, bound before anything runs.
+struct Services {
+    admin: UnixListener,
+    admin_path: PathBuf,
+    monitoring: Option<TcpListener>,
+    sandbox: Option<(TcpListener, SocketAddr)>,
+}
+
+impl Services {
+    fn bind(config: &Config) -> Result<Services, ServeError> {
+        let admin_path = config.admin_socket();
+        let admin = bind_admin(&admin_path).map_err(|cause| ServeError::Service {
+            address: admin_path.display().to_string(),
+            purpose: "the admin interface",
+            cause,
+            key: "admin.socket, --admin-socket",
+        })?;
+        let monitoring = match config.admin.metrics {
+            Some(address) => Some(bind_tcp(address, "metrics", "admin.metrics, --metrics, --no-metrics")?),
+            None => None,
+        };
+        let sandbox = if config::settings::needs_sandbox(config) {
+            let listener = bind_tcp(config.sandbox.listen, "the sandbox", "sandbox.listen")?;
+            let address = listener.local_addr().map_err(|cause| ServeError::Start { what: "the sandbox", cause })?;
+            Some((listener, address))
+        } else {
+            None
+        };
+        Ok(Services { admin, admin_path, monitoring, sandbox })
+    }
+
+    fn sandbox_address(&self) -> Option<SocketAddr> {
+        self.sandbox.as_ref().map(|(_, address)| *address)
+    }
+}
+
+/// The spool is locked, so that a socket that is there already is left over from a process that is gone.
+fn bind_admin(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Ok(data) if std::os::unix::fs::FileTypeExt::is_socket(&data.file_type()) => std::fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in its place")),
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn bind_tcp(address: SocketAddr, purpose: &'static str, key: &'static str) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|cause| ServeError::Service { address: address.to_string(), purpose, cause, key })
+}
+
+fn shard_mailboxes(shards: u8) -> (Vec<Mailbox<ToShard>>, Vec<Sender<ToShard>>) {
+    // Room for every lease and answer that can be under way, and for what else comes; never more than the bound.
+    let leases = 2 * LEASES_PER_SHARD as usize * usize::from(shards - 1);
+    let capacity = (leases + MAILBOX_FOR_CONTROL + MAILBOX_FOR_HINTS).min(MAILBOX_CAPACITY);
+    let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox(capacity)).unzip();
+    (mailboxes, senders)
+}
+
+/// How a thread ended: a shard's number, or none for recovery.
+type ThreadEnd = (Option<u8>, Result<(), String>);
+
+fn start_shards(
+    plan: &ShardPlan,
+    registry: &SiteRegistry,
+    mailboxes: Vec<Mailbox<ToShard>>,
+    senders: &[Sender<ToShard>],
+    sockets: Sockets,
+    reports: &InboxSender<Report>,
+    ended: &UnboundedSender<ThreadEnd>,
+) -> Result<(), ServeError> {
+    for (shard, (own, listeners)) in (0..plan.shards).zip(mailboxes.into_iter().zip(sockets)) {
+        let spec = ShardSpec {
+            shard,
+            cpu: plan.core_of(shard),
+            listeners,
+            disk: plan.disk.clone(),
+            tls: plan.tls.clone(),
+            mailboxes: Mailboxes { own, shards: senders.to_vec(), control: reports.clone() },
+            io_memory: plan.io_memory,
+        };
+        let parts = plan.core_parts(shard, registry);
+        let started = |cause| ServeError::Start { what: "a shard", cause };
+        let thread = run_shard(spec, move || make_core(parts)).map_err(started)?;
+        let ended = ended.clone();
+        // A thread that waits for the shard's: a panic in it is an end, too, and is told.
+        std::thread::Builder::new()
+            .name(format!("end-{shard}"))
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                let result = thread.join().unwrap_or_else(|panic| Err(panic_text(panic.as_ref())));
+                let _ = ended.send((Some(shard), result));
+            })
+            .map_err(started)?;
+    }
+    Ok(())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
+}
+
+fn start_recovery(
+    disk: StdDisk,
+    snapshot: Snapshot,
+    senders: &[Sender<ToShard>],
+    log: &EventLog,
+    ended: &UnboundedSender<ThreadEnd>,
+) -> Result<(), ServeError> {
+    let (senders, log, ended) = (senders.to_vec(), log.clone(), ended.clone());
+    std::thread::Builder::new()
+        .name("recovery".into())
+        .spawn(move || {
+            if let Err(error) = recovery::run(&disk, &snapshot, &senders, &log) {
+                let _ = ended.send((None, Err(error)));
+            }
+        })
+        .map(|_| ())
+        .map_err(|cause| ServeError::Start { what: "recovery", cause })
+}
+
+/// What the control thread's loop is made from.
+struct LoopParts<'a> {
+    config: &'a Config,
+    terminal: &'a Terminal,
+    log: &'a EventLog,
+    registry: SiteRegistry,
+    services: Services,
+    senders: Vec<Sender<ToShard>>,
+    inbox: Inbox<Report>,
+    ended: UnboundedReceiver<ThreadEnd>,
+}
+
+async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
+    let LoopParts { config, terminal, log, registry, services, senders, inbox, ended } = parts;
+    let start = |what| move |cause| ServeError::Start { what, cause };
+    let sandbox_address = services.sandbox_address();
+    let sandbox = match services.sandbox {
+        Some((listener, _)) => {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(start("the sandbox"))?;
+            Some((Sandbox::new(config.sandbox.keep), listener, config.effective_hostname()))
+        }
+        None => None,
+    };
+    let monitoring = match services.monitoring {
+        Some(listener) => Some(tokio::net::TcpListener::from_std(listener).map_err(start("the port for metrics"))?),
+        None => None,
+    };
+    let parts = ControlParts {
+        shards: senders,
+        inbox,
+        registry,
+        resolver: Resolver::new(&dns_config(config))?,
+        log: log.clone(),
+        admin: tokio::net::UnixListener::from_std(services.admin).map_err(start("the admin interface"))?,
+        monitoring,
+        sandbox,
+        ended,
+        signals: signals().map_err(start("the handling of signals"))?,
+        notify: notifier(config, terminal, log, sandbox_address),
+        watchdog: sd_notify::watchdog_enabled(),
+    };
+    let outcome = control::run(parts).await;
+    // Left over it would only mislead: the next start removes it in any case.
+    let _ = std::fs::remove_file(&services.admin_path);
+    match outcome {
+        Ended::Drained | Ended::Hurried => Ok(()),
+        Ended::ShardDied { shard, reason } => Err(ServeError::ShardDied { shard, reason }),
+        Ended::SpoolUnreadable(reason) => Err(ServeError::Spool(reason)),
+    }
+}
+
+fn dns_config(config: &Config) -> DnsConfig {
+    let dns = &config.dns;
+    let servers = dns.servers.iter().map(|server| SocketAddr::new(server.address, server.port.unwrap_or(dns.port)));
+    DnsConfig { servers: servers.collect(), timeout: dns.timeout, attempts: dns.attempts, concurrency: dns.concurrency }
+}
+
+fn signals() -> io::Result<UnboundedReceiver<&'static str>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = unbounded_channel();
+    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+        let (mut stream, sender) = (signal(kind)?, sender.clone());
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if sender.send(name).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    Ok(receiver)
+}
+
+/// Tells the service manager, the log and the terminal.
+fn notifier(
+    config: &Config,
+    terminal: &Terminal,
+    log: &EventLog,
+    sandbox: Option<SocketAddr>,
+) -> Box<dyn FnMut(Notice) + Send> {
+    let recipe = terminal.recipe_for.as_ref().map(|program| greeting::recipe(config, program, sandbox));
+    let addresses: Vec<String> = config::settings::listen_addresses(config).iter().map(ToString::to_string).collect();
+    let text = format!("ringpost {} listens on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
+    let log = log.clone();
+    Box::new(move |notice| {
+        let state = match notice {
+            Notice::Ready => {
+                log.notice(Severity::Info, &text);
+                if let Some(recipe) = &recipe {
+                    println!("{recipe}");
+                }
+                sd_notify::NotifyState::Ready
+            }
+            Notice::Stopping => sd_notify::NotifyState::Stopping,
+            Notice::Alive => sd_notify::NotifyState::Watchdog,
+        };
+        // Without a service manager this does nothing.
+        let _ = sd_notify::notify(&[state]);
+    })
+}
+
+/// How long `ringpost serve` may take to stop, for service files: the shards' time to drain and some more.
+pub const STOP_TIME: Duration = Duration::from_secs(crate::limits::DRAIN_TIME.as_secs() + 15);

@@ -263,6 +263,7 @@ impl Disk {
                 });
             }
             DiskOp::Recycle { op, segment } => self.part(op, FileId::Segment(segment), Request::Recycle(segment)),
+            DiskOp::Discard { op, segment } => self.part(op, FileId::Segment(segment), Request::Discard(segment)),
             DiskOp::ContentRemove { op, content } => {
                 self.part(op, FileId::Content(content), Request::RemoveContent(content));
             }

@@ -42,7 +42,7 @@ pub struct DiskSpec {
 
 impl DiskSpec {
     fn segments(&self) -> PathBuf {
-        self.directory.join("segments")
+        self.directory.clone()
     }
 
     fn content(&self) -> PathBuf {
@@ -72,6 +72,7 @@ fn segment_name(segment: SegmentId) -> String {
 pub(crate) enum Request {
     Prepare(SegmentId),
     Recycle(SegmentId),
+    Discard(SegmentId),
     RemoveContent(u64),
     SyncContentDirectory,
 }
@@ -179,6 +180,7 @@ impl Worker {
             let result = match request {
                 Request::Prepare(segment) => self.prepare(segment),
                 Request::Recycle(segment) => self.recycle(segment),
+                Request::Discard(segment) => self.discard(segment),
                 Request::RemoveContent(content) => match fs::remove_file(self.spec.path(FileId::Content(content))) {
                     // Gone is what was wanted.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -209,6 +211,7 @@ impl Worker {
         let (what, path) = match request {
             Request::Prepare(segment) => ("preparing the segment", self.spec.path(FileId::Segment(segment))),
             Request::Recycle(segment) => ("recycling the segment", self.spec.path(FileId::Segment(segment))),
+            Request::Discard(segment) => ("removing the segment", self.spec.path(FileId::Segment(segment))),
             Request::RemoveContent(content) => ("removing the content file", self.spec.path(FileId::Content(content))),
             Request::SyncContentDirectory => ("syncing the directory", self.spec.content()),
         };
@@ -233,10 +236,18 @@ impl Worker {
 
     /// Gives a spare file the name `path`. False when there is none.
     fn take_spare(&self, path: &Path) -> io::Result<bool> {
+        let taken = self.spec.segments().join(format!("new-{}", path.file_name().unwrap_or_default().display()));
         for spare in self.spares()? {
             match fs::metadata(&spare) {
-                Ok(data) if data.len() == u64::from(self.spec.segment_size) => match fs::rename(&spare, path) {
-                    Ok(()) => return Ok(true),
+                Ok(data) if data.len() == u64::from(self.spec.segment_size) => match fs::rename(&spare, &taken) {
+                    // Nobody may take its old header for the new one's.
+                    Ok(()) => {
+                        let file = OpenOptions::new().write(true).open(&taken)?;
+                        file.write_all_at(&[0; BLOCK], 0)?;
+                        file.sync_all()?;
+                        fs::rename(&taken, path)?;
+                        return Ok(true);
+                    }
                     // Another shard took it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
@@ -285,6 +296,14 @@ impl Worker {
         } else {
             fs::remove_file(&path)?;
         }
+        sync_directory(&self.spec.segments())
+    }
+}
+
+impl Worker {
+    /// A file that had an error is not used again.
+    fn discard(&self, segment: SegmentId) -> io::Result<()> {
+        remove_if_there(&self.spec.path(FileId::Segment(segment)))?;
         sync_directory(&self.spec.segments())
     }
 }

@@ -45,6 +45,18 @@ impl<M> Sender<M> {
     }
 }
 
+impl<M> Sender<M> {
+    /// How many messages wait in the mailbox.
+    pub fn len(&self) -> usize {
+        self.shared.queue.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.shared.queue.is_empty()
+    }
+}
+
 impl<M> Clone for Sender<M> {
     fn clone(&self) -> Sender<M> {
         Sender { shared: Arc::clone(&self.shared) }

@@ -3,11 +3,13 @@
 //! [`handler`] is the border: a pure `Handler` on one side, and on the other [`executor`], which runs it on one core. A
 //! handler's commands are carried out in turn.rs; connections wait in connection_task.rs, disks in disk.rs.
 pub mod bind;
+pub mod blocking;
 pub mod clock;
 mod connection;
 mod connection_task;
 mod disk;
 mod disk_helper;
+pub mod dns;
 pub mod executor;
 pub mod handler;
 mod listener;

@@ -121,6 +121,18 @@ pub fn client_verify(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetup
     Ok(Arc::new(config))
 }
 
+/// For deliveries that ask for a name proven by one of the system's authorities. Where the system has none, every proof
+/// fails, and the second value says why.
+///
+/// # Errors
+/// When the crypto provider lacks a protocol version.
+pub fn client_verify_system() -> Result<(Arc<ClientConfig>, Option<TlsSetupError>), TlsSetupError> {
+    match system_roots() {
+        Ok(roots) => Ok((client_verify(roots)?, None)),
+        Err(trouble) => Ok((client_verify(RootCertStore::empty())?, Some(trouble))),
+    }
+}
+
 /// For deliveries that take any certificate (RFC 7435).
 ///
 /// # Errors

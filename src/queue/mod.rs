@@ -11,6 +11,8 @@
 //! changes nothing, because an operator may have acted while an answer was on its way.
 
 pub mod destination;
+pub mod dsn;
+mod dsn_text;
 mod grouping;
 pub mod operate;
 pub mod recipient_state;
@@ -20,6 +22,7 @@ mod shadow;
 pub mod slab;
 pub mod store;
 pub mod timer_wheel;
+mod timers;
 pub mod view;
 
 use crate::clock::{Instant, Now, UnixTime};
@@ -31,8 +34,8 @@ use retry::RetrySchedule;
 use slab::{List, NONE, Slab};
 use std::collections::VecDeque;
 use std::time::Duration;
-use store::{DELETE_AFTER, HOLD_AFTER, LEASED, LISTED, Message, Recipient, Store, TRIED, WARN, WARNED};
-use timer_wheel::{TimerKey, TimerWheel, tick_at, tick_instant, tick_reached};
+use store::{DELETE_AFTER, HOLD_AFTER, LEASED, LISTED, Message, Recipient, Store, TRIED, WARNED};
+use timer_wheel::{TimerWheel, tick_at, tick_instant};
 
 pub use destination::{SiteId, TenantId};
 pub use operate::{Filter, Page};
@@ -369,7 +372,7 @@ impl Queue {
         if held {
             self.step(slot, place, Step::Hold);
         }
-        self.arm(slot);
+        self.arm_for(slot, usize::from(place)..usize::from(place) + 1);
         Settled::Retry { due: now.unix.after(tick_instant(due).since(now.instant)), attempts }
     }
 
@@ -413,70 +416,6 @@ impl Queue {
         self.disarm(slot);
         let message = self.store.remove(slot);
         Some(Removed { id: MessageId(message.id), content: message.content() })
-    }
-
-    /// Brings back what is due, for at most [`limits::TIMEOUT_BATCH`] messages: while there are more,
-    /// [`Queue::next_due`] says "now".
-    pub fn handle_timeout(&mut self, now: Now) {
-        self.tell(now);
-        for _ in 0..limits::TIMEOUT_BATCH {
-            let Some(place) = self.wheel.poll(now.instant) else { return };
-            self.wake(Slot(place));
-        }
-    }
-
-    fn wake(&mut self, slot: Slot) {
-        let reached = tick_reached(self.now.instant);
-        let Some(message) = self.store.get_mut(slot) else { return };
-        message.timer = TimerKey::NONE.0;
-        let due = places(message, |recipient| recipient.state == State::Scheduled && recipient.due <= reached);
-        let warn = !self.hold_all && warn_tick(&self.schedule, message).is_some_and(|tick| tick <= reached);
-        for place in due {
-            self.step(slot, place, Step::Due);
-            self.list(slot, place, None, false);
-        }
-        if let Some(message) = self.store.get_mut(slot).filter(|_| warn) {
-            let mut new = false;
-            let mut queued = false;
-            for recipient in message.recipients_mut() {
-                queued |= recipient.flags & WARN != 0;
-                if may_warn(recipient) {
-                    recipient.flags |= WARN;
-                    new = true;
-                }
-            }
-            if new && !queued {
-                self.delayed.push_back(slot);
-            }
-        }
-        self.arm(slot);
-    }
-
-    /// When to call [`Queue::handle_timeout`] next: never too late, and at most a few times too early.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.wheel.next_due()
-    }
-
-    /// Recipients whose sender is to be told that they still wait. Each comes once in its life.
-    pub fn poll_delayed(&mut self) -> Option<(Slot, Vec<u16>)> {
-        while let Some(slot) = self.delayed.pop_front() {
-            let mut late = Vec::new();
-            if let Some(message) = self.store.get_mut(slot) {
-                for (place, recipient) in message.recipients_mut().iter_mut().enumerate() {
-                    let marked = recipient.flags & WARN != 0;
-                    recipient.flags &= !WARN;
-                    // In an attempt or on hold by now: it is marked again if it waits again.
-                    if marked && may_warn(recipient) {
-                        recipient.flags |= WARNED;
-                        late.push(place as u16);
-                    }
-                }
-            }
-            if !late.is_empty() {
-                return Some((slot, late));
-            }
-        }
-        None
     }
 
     /// The message's place.
@@ -587,56 +526,12 @@ impl Queue {
             }
         }
     }
-
-    /// Sets the message's timer to the first thing that is due; one that is set for earlier stays.
-    fn arm(&mut self, slot: Slot) {
-        let recheck = tick_at(self.now.instant.after(limits::WARNING_RECHECK));
-        let Some(message) = self.store.get_mut(slot) else { return };
-        let warn = warn_tick(&self.schedule, message).map(|tick| if self.hold_all { tick.max(recheck) } else { tick });
-        let due = message.recipients().iter().filter_map(|recipient| match recipient.state {
-            State::Scheduled if may_warn(recipient) => Some(recipient.due.min(warn.unwrap_or(u32::MAX))),
-            State::Scheduled => Some(recipient.due),
-            _ if may_warn(recipient) => warn,
-            _ => None,
-        });
-        let Some(tick) = due.min() else { return };
-        let timer = TimerKey(message.timer);
-        if !timer.is_none() {
-            if self.wheel.tick(timer) <= tick {
-                return;
-            }
-            self.wheel.cancel(timer);
-        }
-        message.timer = self.wheel.insert(tick, slot.0).0;
-    }
-
-    fn disarm(&mut self, slot: Slot) {
-        if let Some(message) = self.store.get_mut(slot) {
-            let timer = TimerKey(std::mem::replace(&mut message.timer, TimerKey::NONE.0));
-            if !timer.is_none() {
-                self.wheel.cancel(timer);
-            }
-        }
-    }
 }
 
 /// The recipients that fit, by place.
 fn places(message: &Message, fits: impl Fn(&Recipient) -> bool) -> Vec<u16> {
     let fitting = message.recipients().iter().enumerate().filter(|(_, recipient)| fits(recipient));
     fitting.map(|(place, _)| place as u16).collect()
-}
-
-/// Whether a warning about this recipient would tell something: it waits, and there was none.
-fn may_warn(recipient: &Recipient) -> bool {
-    recipient.flags & (WARN | WARNED) == 0
-        && matches!(recipient.state, State::Unrouted | State::Parked | State::Scheduled | State::Ready)
-}
-
-/// When the message's recipients are late, in ticks.
-fn warn_tick(schedule: &RetrySchedule, message: &Message) -> Option<u32> {
-    let wait_ms = schedule.delay_warning?.as_millis().min(i64::MAX as u128 / 4) as i64;
-    let at_ms = message.born_ms.saturating_add(wait_ms).max(0) as u64;
-    Some(tick_at(Instant::ZERO.after(Duration::from_millis(at_ms))))
 }
 
 fn age_of(message: &Message, now: Now) -> Duration {
@@ -650,4 +545,243 @@ fn signed_millis(instant: Instant) -> i64 {
 fn whole_second(instant: Instant) -> Instant {
     const SECOND: u64 = 1_000_000_000;
     Instant::from_nanos(instant.as_nanos().div_ceil(SECOND).saturating_mul(SECOND))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::envelope::{Body, Envelope, Notify, Ret};
+
+    const HOUR: u64 = 3_600;
+    const DAY: u64 = 24 * HOUR;
+    const SITE: SiteId = SiteId(4);
+
+    fn at(second: u64) -> Now {
+        Now {
+            instant: Instant::from_nanos((50_000 + second) * 1_000_000_000),
+            unix: UnixTime::from_millis(1_790_000_000_000 + second * 1_000),
+        }
+    }
+
+    fn address(text: &str) -> Address {
+        Address::parse(text.as_bytes(), true).unwrap()
+    }
+
+    fn message(id: u64, recipients: usize, arrived: UnixTime) -> NewMessage {
+        let recipients = (0..recipients).map(|number| crate::envelope::Recipient {
+            address: address(&format!("r{number}@example.net")),
+            notify: Notify::DEFAULT,
+            orcpt: None,
+        });
+        let envelope = Envelope {
+            reverse_path: Some(address("sender@example.org")),
+            body: Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            recipients: recipients.collect(),
+            tenant: "default".into(),
+            arrived,
+            client: "".into(),
+            require_tls: false,
+            is_dsn: false,
+        };
+        let content = StoredContent { len: 1_000, ..StoredContent::default() };
+        NewMessage { id: MessageId(id), envelope, content, states: None, tenant: TenantId(0) }
+    }
+
+    fn queue() -> Queue {
+        Queue::new(QueueConfig::default(), 1)
+    }
+
+    fn route_all(queue: &mut Queue) {
+        while let Some((slot, place)) = queue.poll_unrouted() {
+            queue.assign(slot, place, SITE);
+        }
+    }
+
+    fn defer_all(queue: &mut Queue, now: Now) -> Vec<Settled> {
+        let pick = queue.pick(SITE, 10_000).unwrap();
+        let places = pick.recipients.iter();
+        places.map(|&place| queue.settle(pick.slot, place, Verdict::Deferred { not_before: None }, now)).collect()
+    }
+
+    fn fire(queue: &mut Queue, now: Now) {
+        while queue.next_due().is_some_and(|due| due <= now.instant) {
+            queue.handle_timeout(now);
+        }
+    }
+
+    #[test]
+    fn all_of_an_envelope_that_is_needed_is_kept() {
+        let mut new = message(9, 3, at(0).unix);
+        new.envelope.recipients[1].orcpt = Some(format!("rfc822;{}@example.net", "x".repeat(400)).into());
+        new.envelope.recipients[1].notify = Notify::new(true, false, true);
+        new.envelope.recipients[2].address = address("bücher@bücher.example");
+        new.envelope.envid = Some("QQ314159".into());
+        (new.envelope.ret, new.envelope.body, new.envelope.smtputf8) = (Some(Ret::Headers), Body::EightBitMime, true);
+        (new.envelope.is_dsn, new.content.spilled) = (true, true);
+        let (envelope, content) = (new.envelope.clone(), new.content);
+        let mut queue = queue();
+        let slot = queue.insert(new, at(0));
+        let view = queue.message(slot).unwrap();
+        assert_eq!((view.id(), view.arrived(), view.content()), (MessageId(9), envelope.arrived, content));
+        assert_eq!((view.reverse_path(), view.envid()), (Some("sender@example.org"), Some("QQ314159")));
+        assert_eq!(
+            (view.ret(), view.body(), view.smtputf8(), view.is_dsn()),
+            (envelope.ret, envelope.body, true, true)
+        );
+        for (place, recipient) in (0..).zip(&envelope.recipients) {
+            assert_eq!(view.address(place), recipient.address.as_str());
+            assert_eq!(view.notify(place), recipient.notify);
+            assert_eq!(view.orcpt(place), recipient.orcpt.as_deref());
+        }
+        assert_eq!(view.domain(2), "bücher.example");
+        assert_eq!(view.routing_domain(2).as_deref(), Some("xn--bcher-kva.example"));
+        assert_eq!((view.address(3), view.orcpt(3), view.site(3)), ("", None, None));
+        let mut bare = message(10, 1, at(0).unix);
+        (bare.envelope.reverse_path, bare.envelope.envid) = (None, Some("E".into()));
+        let slot = queue.insert(bare, at(0));
+        let view = queue.message(slot).unwrap();
+        assert_eq!((view.reverse_path(), view.envid(), view.ret()), (None, Some("E"), None));
+    }
+
+    #[test]
+    fn recipients_that_failed_together_come_back_together() {
+        let mut queue = queue();
+        queue.insert(message(1, 5, at(0).unix), at(0));
+        route_all(&mut queue);
+        let pick = queue.pick(SITE, 100).unwrap();
+        for &place in &pick.recipients {
+            // Replies come one after the other.
+            let now = Now { instant: at(1).instant.after(Duration::from_millis(u64::from(place) * 20)), ..at(1) };
+            queue.settle(pick.slot, place, Verdict::Deferred { not_before: None }, now);
+        }
+        fire(&mut queue, at(2 * HOUR));
+        route_all(&mut queue);
+        assert_eq!(queue.pick(SITE, 100).unwrap().recipients, [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_jump_of_the_wall_clock_makes_nobody_older() {
+        let mut queue = queue();
+        queue.insert(message(1, 1, at(0).unix), at(0));
+        route_all(&mut queue);
+        let jumped = Now { instant: at(10).instant, unix: at(30 * DAY).unix };
+        let [Settled::Retry { due, attempts: 1 }] = defer_all(&mut queue, jumped)[..] else { panic!("it expired") };
+        assert!(due > jumped.unix && due < at(31 * DAY).unix);
+        // And back: the due time is shown on the clock of the day, and the wait stays what it is.
+        queue.handle_timeout(Now { instant: at(11).instant, unix: at(0).unix });
+        let view = queue.message(queue.find(MessageId(1)).unwrap()).unwrap();
+        assert!(view.due(0) > at(0).unix && view.due(0) < at(HOUR).unix);
+    }
+
+    #[test]
+    fn after_a_start_an_old_recipient_is_tried_before_it_expires() {
+        let mut queue = queue();
+        let mut old = message(1, 3, at(0).unix);
+        let far = UnixTime::from_millis(u64::MAX / 2);
+        let waiting = |next_due| RecoveredState { fate: Fate::Waiting, attempts: 9, next_due };
+        old.states = Some(vec![waiting(at(0).unix), waiting(far), waiting(far)]);
+        let now = at(20 * DAY);
+        let slot = queue.insert(old, now);
+        route_all(&mut queue);
+        assert!(queue.expire_ready(SITE, at(19 * DAY).instant, now, 10).len() == 1, "tried when its time was over");
+        assert_eq!(queue.settle(slot, 0, Verdict::Deferred { not_before: None }, now), Settled::Expired);
+        // The due time on disk is no further ahead than one wait.
+        fire(&mut queue, at(20 * DAY + 4 * HOUR + HOUR / 2));
+        let (_, place) = queue.poll_unrouted().unwrap();
+        assert!(matches!(
+            queue.settle(slot, place, Verdict::Unresolved, at(20 * DAY + 5 * HOUR)),
+            Settled::Retry { .. }
+        ));
+        let (_, place) = queue.poll_unrouted().unwrap();
+        queue.assign(slot, place, SITE);
+        assert!(queue.expire_ready(SITE, at(4 * DAY).instant, at(21 * DAY), 10).is_empty(), "not tried since");
+        assert_eq!(defer_all(&mut queue, at(21 * DAY)), [Settled::Expired]);
+    }
+
+    #[test]
+    fn a_time_the_peer_names_is_honoured_within_a_day() {
+        let mut queue = queue();
+        let slot = queue.insert(message(1, 2, at(0).unix), at(0));
+        let (soon, never) = (at(3 * HOUR).instant, Instant::MAX);
+        let due = |settled| match settled {
+            Settled::Retry { due, .. } => due,
+            other => panic!("{other:?}"),
+        };
+        route_all(&mut queue);
+        queue.pick(SITE, 2).unwrap();
+        assert_eq!(due(queue.settle(slot, 0, Verdict::Deferred { not_before: Some(soon) }, at(1))), at(3 * HOUR).unix);
+        assert_eq!(due(queue.settle(slot, 1, Verdict::Deferred { not_before: Some(never) }, at(1))), at(DAY + 1).unix);
+    }
+
+    #[test]
+    fn many_recipients_cost_no_more_than_their_number() {
+        let mut queue = queue();
+        let slot = queue.insert(message(1, 50_000, at(0).unix), at(0));
+        route_all(&mut queue);
+        assert_eq!((queue.ready_count(SITE), queue.site_counts(SITE).recipients), (1, 50_000));
+        while queue.ready_count(SITE) > 0 {
+            defer_all(&mut queue, at(1));
+        }
+        assert_eq!((queue.wheel.len(), queue.counts().scheduled), (1, 50_000));
+        fire(&mut queue, at(HOUR));
+        route_all(&mut queue);
+        assert_eq!(queue.hold(slot, &Filter::default()), 50_000);
+        assert_eq!(queue.release(slot, &Filter::default()), 50_000);
+        assert_eq!(queue.delete(slot, &Filter::default(), at(HOUR)).len(), 50_000);
+        assert_eq!(queue.remove(slot).unwrap().id, MessageId(1));
+        assert_eq!((queue.groups.len(), queue.wheel.len()), (0, 0));
+    }
+
+    #[test]
+    fn very_many_timers_are_handled_in_turns() {
+        let mut queue = queue();
+        for id in 0..3 * limits::TIMEOUT_BATCH as u64 {
+            let mut new = message(id, 1, at(0).unix);
+            new.states = Some(vec![RecoveredState { fate: Fate::Waiting, attempts: 1, next_due: at(60).unix }]);
+            queue.insert(new, at(0));
+        }
+        queue.handle_timeout(at(61));
+        assert_eq!(queue.counts().unrouted, limits::TIMEOUT_BATCH as u64);
+        assert!(queue.next_due().unwrap() <= at(61).instant, "it asks to be called again at once");
+        fire(&mut queue, at(61));
+        assert_eq!(queue.counts().scheduled, 0);
+    }
+
+    #[test]
+    fn pages_follow_each_other_and_keep_their_budget() {
+        let mut queue = queue();
+        for id in 1..=20 {
+            let mut new = message(id, 1, at(0).unix);
+            new.tenant = TenantId((id % 2) as u16);
+            queue.insert(new, at(0));
+        }
+        let odd = Filter { tenant: Some(TenantId(1)), ..Filter::default() };
+        let first = queue.page(&odd, None, 3, 100);
+        assert_eq!(first.messages.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [1, 3, 5]);
+        let second = queue.page(&odd, first.next, 100, 4);
+        assert_eq!((second.messages.len(), second.next), (2, Some(MessageId(9))));
+        let last = queue.page(&odd, second.next, 100, 100);
+        assert_eq!((last.messages.len(), last.next), (5, None));
+        let held = Filter { state: Some(State::Held), ..Filter::default() };
+        assert_eq!(queue.hold(first.messages[0].1, &Filter::default()), 1);
+        assert_eq!(queue.page(&held, None, 100, 100).messages, first.messages[..1]);
+        let sender = Filter { sender: Some("SENDER@example.org".into()), ..Filter::default() };
+        assert_eq!(queue.page(&sender, None, 100, 100).messages.len(), 20);
+        let null = Filter { sender: Some("".into()), ..Filter::default() };
+        assert!(queue.page(&null, None, 100, 100).messages.is_empty());
+    }
+
+    #[test]
+    fn a_message_that_is_there_already_stays() {
+        let mut queue = queue();
+        let slot = queue.insert(message(1, 1, at(0).unix), at(0));
+        assert_eq!(queue.insert(message(1, 4, at(0).unix), at(0)), slot);
+        assert_eq!((queue.counts().messages, queue.counts().unrouted), (1, 1));
+        assert!(queue.message(Slot(77)).is_none() && queue.is_finished(Slot(77)));
+        assert_eq!(queue.settle(Slot(77), 0, Verdict::Delivered, at(0)), Settled::Ignored);
+    }
 }

@@ -1,6 +1,7 @@
 //! How a waiting message lies in memory: 88 bytes with one recipient, and one block with all its texts.
 //!
-//! Content is never here, only where it is ([`StoredContent`]). Texts are packed behind each other, each behind its
+//! Content is never here, only where it is ([`StoredContent`]), and neither is what no decision needs, such as the
+//! client's name: the spool has it. Texts are packed behind each other, each behind its
 //! length; a recipient knows where its own begin. Messages are found by id through a sorted map, which also gives
 //! the operator's lists their order. Nothing here decides anything; the states are moved by the queue alone.
 //! It does not fail: what it reads it has packed itself from a checked envelope.
@@ -177,7 +178,6 @@ impl Message {
         let count = envelope.recipients.len().min(limits::QUEUE_RECIPIENTS_MAX);
         let recipients = &envelope.recipients[..count];
         let texts_len = text_len(envelope.reverse_path.as_ref().map_or("", |address| address.as_str()))
-            + text_len(&envelope.client)
             + envelope.envid.as_deref().map_or(0, text_len)
             + recipients
                 .iter()
@@ -188,7 +188,6 @@ impl Message {
         if let Some(address) = &envelope.reverse_path {
             push_text(&mut texts, address.as_str());
         }
-        push_text(&mut texts, &envelope.client);
         if let Some(envid) = &envelope.envid {
             push_text(&mut texts, envid);
         }
@@ -279,16 +278,9 @@ impl Message {
         self.has_reverse_path().then(|| read_text(&self.texts, ARRIVED_LEN).0)
     }
 
-    fn client_at(&self) -> usize {
-        if self.has_reverse_path() { read_text(&self.texts, ARRIVED_LEN).1 } else { ARRIVED_LEN }
-    }
-
-    pub fn client(&self) -> &str {
-        read_text(&self.texts, self.client_at()).0
-    }
-
     pub fn envid(&self) -> Option<&str> {
-        (self.flags & HAS_ENVID != 0).then(|| read_text(&self.texts, read_text(&self.texts, self.client_at()).1).0)
+        let at = if self.has_reverse_path() { read_text(&self.texts, ARRIVED_LEN).1 } else { ARRIVED_LEN };
+        (self.flags & HAS_ENVID != 0).then(|| read_text(&self.texts, at).0)
     }
 
     pub fn body(&self) -> Body {

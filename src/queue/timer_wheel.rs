@@ -321,7 +321,7 @@ mod tests {
                 prop_assert!(fired.is_sorted_by_key(|name| ticks.get(name).copied()), "{:?} of {:?}", fired, due);
                 fired.sort_unstable();
                 prop_assert!(fired.iter().eq(ticks.keys()), "{:?} of {:?}", fired, due);
-                due.iter().for_each(|entry| drop(shadow.remove(entry)));
+                shadow.retain(|entry, _| !due.contains(entry));
                 match shadow.first_key_value() {
                     None => prop_assert!(wheel.next_due().is_none()),
                     Some((&(tick, _), _)) => {

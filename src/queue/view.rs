@@ -61,11 +61,6 @@ impl<'a> MessageView<'a> {
         self.message.reverse_path()
     }
 
-    /// "name [ip]" of the client that sent it.
-    pub fn client(&self) -> &'a str {
-        self.message.client()
-    }
-
     /// The sender's name for it, as xtext (RFC 3461 section 4.4).
     pub fn envid(&self) -> Option<&'a str> {
         self.message.envid()

@@ -4,7 +4,7 @@
 //! router, site, egress, outcome, lease, admin, lifecycle). Nothing here does IO or reads a clock, so the simulator
 //! runs all of it.
 
-use crate::clock::{Instant, Now};
+use crate::clock::{Instant, Now, UnixTime};
 use crate::envelope::Envelope;
 use crate::event::{Event, Severity};
 use crate::id::{MessageId, MessageIds};
@@ -27,8 +27,8 @@ use crate::shard::site::Sites;
 use crate::shard::storing::{Pending, Storing};
 use crate::shard::tenants::Tenants;
 use bytes::Bytes;
-use foldhash::HashMap;
-use ringpost_spool::{DiskDone, Log, LogConfig, LogEvent, OpId};
+use foldhash::{HashMap, HashSet};
+use ringpost_spool::{DiskDone, DiskOp, Log, LogConfig, LogEvent, OpId};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub struct CoreParts {
     pub first_sequence: u32,
     /// For jitter, shuffles and generations.
     pub seed: u64,
+    /// When anything was last written to the spool: ids are given out above this, even if the clock went back since.
+    pub spool_written: UnixTime,
     /// Whether recovery will send messages and then [`ToShard::RecoveryDone`].
     pub recovering: bool,
 }
@@ -82,6 +84,8 @@ pub struct Core {
     /// Sessions whose content goes to a file of its own.
     pub(super) spilling: HashMap<MessageId, ConnId>,
     pub(super) unsent_notifications: Vec<Unsent>,
+    /// Messages in the spool whose envelope cannot be read: they stay where they are.
+    pub(super) unreadable: HashSet<MessageId>,
     /// Notifications whose record the spool moves.
     pub(super) moving_notifications: Vec<Pending>,
     pub(super) retained: Retained,
@@ -104,6 +108,8 @@ pub struct Core {
     /// Since when the shard is stopping.
     pub(super) stopping: Option<Instant>,
     pub(super) recovering: bool,
+    /// The sync under way, for the metrics.
+    sync_began: Option<(OpId, Instant)>,
     stopped: bool,
     ticks: u64,
     swept: usize,
@@ -113,7 +119,7 @@ pub struct Core {
 impl Core {
     /// A shard that has yet to be started.
     pub fn new(parts: CoreParts) -> Core {
-        let CoreParts { shard, shards, settings, sites: permits, loads, first_sequence, seed, recovering } = parts;
+        let CoreParts { shard, shards, settings, sites: permits, loads, first_sequence, seed, spool_written, recovering } = parts;
         let log = Log::new(
             LogConfig {
                 segment_size: settings.segment_size,
@@ -141,10 +147,11 @@ impl Core {
             fixed_sites: vec![None; settings.routes.len()],
             named_hops: HashMap::default(),
             tenants: Tenants::default(),
-            ids: MessageIds::new(shard),
+            ids: MessageIds::above(shard, spool_written),
             storing: Storing::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
+            unreadable: HashSet::default(),
             moving_notifications: Vec::new(),
             retained: Retained::new(settings.retained_content),
             reports: Reports::default(),
@@ -159,6 +166,7 @@ impl Core {
             unsent_answers: Vec::new(),
             stopping: None,
             recovering,
+            sync_began: None,
             stopped: false,
             ticks: 0,
             swept: 0,
@@ -225,11 +233,9 @@ impl Core {
                 }
                 LogEvent::Spilled { id, result } => self.content_spilled(MessageId(id), result.is_err(), now),
                 LogEvent::SpillProgress { id, .. } => self.spill_progress(MessageId(id)),
-                LogEvent::WantState { id } => {
-                    let states = self.queue.find(MessageId(id)).map(|slot| self.fold(slot));
-                    self.log.provide_state(id, states);
-                }
+                LogEvent::WantState { id } => self.tell_state(MessageId(id)),
                 LogEvent::Moved { id, content } => self.message_moved(MessageId(id), content, now),
+                LogEvent::Recycled { segment } => self.tell_recycled(segment),
                 LogEvent::Trouble(text) => self.notice(Severity::Error, text),
                 LogEvent::SpaceLow => {
                     self.notice(Severity::Error, "the spool's disk is full: new mail gets 452; free some disk space")
@@ -365,8 +371,9 @@ impl Handler for Core {
         }
     }
 
-    fn sent(&mut self, _conn: ConnId, now: Now) {
+    fn sent(&mut self, conn: ConnId, now: Now) {
         self.now = now;
+        self.outbound_sent(conn);
     }
 
     fn tls_started(&mut self, conn: ConnId, info: TlsInfo, now: Now, out: &mut Vec<u8>) {
@@ -389,6 +396,12 @@ impl Handler for Core {
 
     fn disk_done(&mut self, done: DiskDone, now: Now) {
         self.now = now;
+        if let Some((op, since)) = self.sync_began
+            && op == done.op
+        {
+            self.metrics.sync_us.saturating_record(now.instant.since(since).as_micros() as u64);
+            self.sync_began = None;
+        }
         self.log.handle_done(done, now.unix.as_millis());
         self.log_events(now);
     }
@@ -401,9 +414,10 @@ impl Handler for Core {
             ToShard::RecoveryDone { segments, greatest_id } => self.recovery_done(segments, greatest_id, now),
             ToShard::Admin { ticket, request } => self.admin(ticket, request, now),
             ToShard::Shutdown => self.shut_down(now),
-            ToShard::Lease(lease) => self.lease_taken(lease),
+            ToShard::Lease(lease) => self.lease_taken(lease, now),
             ToShard::LeaseEnded(ended) => self.lease_ended(*ended, now),
             ToShard::PermitFreed { site } => self.touch(SiteId(site)),
+            ToShard::Recycled(segment) => self.log.note_recycled(segment),
         }
     }
 
@@ -467,10 +481,11 @@ impl Handler for Core {
         if let Some(command) = self.commands.pop_front() {
             return Some(command);
         }
-        if let Some(op) = self.log.poll_op() {
-            return Some(Command::Disk(op));
+        let op = self.log.poll_op()?;
+        if let DiskOp::Sync { op, .. } = op {
+            self.sync_began = Some((op, self.now.instant));
         }
-        None
+        Some(Command::Disk(op))
     }
 }
 

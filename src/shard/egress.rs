@@ -38,6 +38,8 @@ pub struct AttemptOutcome {
     pub tls: Option<&'static str>,
     /// From the start of the transaction.
     pub took: Duration,
+    /// The reply is the peer's own, not our words about it.
+    pub from_peer: bool,
     /// The peer will report on delivery itself (it offers DSN).
     pub peer_reports: bool,
 }
@@ -61,7 +63,7 @@ pub enum Verdict {
 impl AttemptOutcome {
     /// An outcome that no peer had a part in.
     pub fn local(verdict: Verdict, reply: Reply) -> AttemptOutcome {
-        AttemptOutcome { verdict, reply, stage: None, remote: None, tls: None, took: Duration::ZERO, peer_reports: false }
+        AttemptOutcome { verdict, reply, stage: None, remote: None, tls: None, took: Duration::ZERO, from_peer: false, peer_reports: false }
     }
 }
 
@@ -80,6 +82,8 @@ pub struct Outbound {
     carried: u32,
     tls: Option<TlsInfo>,
     opportunistic: bool,
+    /// The next piece of content is fetched when the machine has taken the one before.
+    wanted: Option<(u64, usize)>,
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -167,6 +171,7 @@ impl Core {
             carried: 0,
             tls: None,
             opportunistic,
+            wanted: None,
         };
         self.connections.put(conn, Conn::Outbound(Box::new(outbound)));
         self.metrics.outgoing_total += 1;
@@ -292,7 +297,8 @@ impl Core {
             while let Some(bytes) = outbound.client.poll_transmit() {
                 self.send(outbound.conn, bytes);
             }
-            match outbound.client.poll_event()? {
+            let Some(event) = outbound.client.poll_event() else { return Some(outbound) };
+            match event {
                 ClientEvent::Ready => {
                     if outbound.phase == Phase::Opening {
                         if let Some(known) = self.sites.get_mut(outbound.site) {
@@ -308,7 +314,10 @@ impl Core {
                     let name = if name.starts_with('[') { outbound.address.ip().to_string() } else { name.to_string() };
                     self.start_tls(outbound.conn, TlsSide::Client { name, verify: false });
                 }
-                ClientEvent::WantContent { offset, max } => self.want_content(&mut outbound, offset, max),
+                ClientEvent::WantContent { offset, max } => {
+                    outbound.wanted = Some((offset, max));
+                    self.commands.push_back(Command::NotifySent(outbound.conn));
+                }
                 ClientEvent::Recipient { index, outcome } => {
                     self.note_outcome(&mut outbound, index, outcome, now);
                 }
@@ -321,12 +330,15 @@ impl Core {
         }
     }
 
-    fn want_content(&mut self, outbound: &mut Outbound, offset: u64, max: usize) {
-        if let Some(work) = &outbound.work {
-            let len = (u64::from(work.content.len) - offset).min(max as u64);
+    /// All that was sent is with the kernel: the next piece of content may come.
+    pub(super) fn outbound_sent(&mut self, conn: ConnId) {
+        let Some(mut outbound) = self.connections.take_outbound(conn) else { return };
+        if let (Some((offset, max)), Some(work)) = (outbound.wanted.take(), &outbound.work) {
+            let len = u64::from(work.content.len).saturating_sub(offset).min(max as u64);
             let op = self.log.read_content(work.id.0, work.content, offset as u32, len as u32);
-            self.fetching.insert(op, outbound.conn);
+            self.fetching.insert(op, conn);
         }
+        self.connections.put(conn, Conn::Outbound(outbound));
     }
 
     /// A piece of content came from the spool.
@@ -517,6 +529,7 @@ impl Core {
             remote: Some(outbound.remote.clone()),
             tls: outbound.tls.as_ref().map(|tls| tls.version),
             took,
+            from_peer: stage.is_some(),
             peer_reports: outbound.client.peer().dsn(),
         };
         if let Some(place) = work.outcomes.get_mut(index) {
@@ -564,7 +577,9 @@ impl Core {
         self.leave_opening(outbound);
         if let Some(work) = outbound.work.as_mut() {
             let decided_some = work.outcomes.iter().any(Option::is_some);
-            if failure.after_final_dot || decided_some {
+            // A peer that closes a connection it has kept before it answers to the first word has not read the rest.
+            let unread = reused && failure.stage == Stage::Mail && matches!(failure.kind, FailureKind::Closed(_));
+            if (failure.after_final_dot && !unread) || decided_some {
                 let reply = failure_reply(&failure, &what);
                 let outcome = AttemptOutcome {
                     verdict: Verdict::Deferred { not_before: None },
@@ -573,6 +588,7 @@ impl Core {
                     remote: Some(outbound.remote.clone()),
                     tls: outbound.tls.as_ref().map(|tls| tls.version),
                     took: now.instant.since(work.began),
+                    from_peer: matches!(failure.kind, FailureKind::Refused(_) | FailureKind::TlsRefused(_)),
                     peer_reports: false,
                 };
                 for place in &mut work.outcomes {

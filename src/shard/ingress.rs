@@ -14,6 +14,7 @@ use crate::policy::trace;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
+use crate::shard::storing::Origin;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -172,10 +173,8 @@ impl Core {
         if let CloseReason::Error(what) | CloseReason::Tls(what) = reason {
             self.event(Event::SessionTrouble { client: inbound.state.client, what: what.into() });
         }
-        // A complete message is being stored and will be delivered; RFC 5321 6.1 allows the client's repeat.
-        if !inbound.state.storing {
-            self.drop_incoming(&mut inbound.state);
-        }
+        // A message whose record is appended is no longer here: it will be delivered although nobody hears the 250.
+        self.drop_incoming(&mut inbound.state);
     }
 
     /// Forgets what was received so far.
@@ -229,6 +228,11 @@ impl Core {
 }
 
 impl InboundState {
+    /// Who sends.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { conn: self.conn, client: self.client.ip(), helo: self.helo.clone(), tls: self.tls.is_some() }
+    }
+
     /// Whether the disk is so far behind with this message that no more is read.
     fn must_wait_for_disk(&self) -> bool {
         let spill = self.incoming.as_ref().and_then(|incoming| incoming.spill.as_ref());
@@ -424,8 +428,8 @@ impl Transactions for Receiving<'_> {
         }
         let Some(incoming) = self.state.incoming.take() else { return Ok(()) };
         self.core.content_octets -= incoming.counted;
-        let conn = self.state.conn;
-        self.core.store_inline(conn, *incoming, now).map_err(|reply| self.refuse(None, reply))
+        let origin = self.state.origin();
+        self.core.store_inline(origin, *incoming, now).map_err(|reply| self.refuse(None, reply))
     }
 
     fn abort(&mut self) {

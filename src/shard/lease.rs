@@ -52,6 +52,11 @@ impl Leases {
     pub fn new(shards: u8) -> Leases {
         Leases { out: vec![0; usize::from(shards)] }
     }
+
+    /// Whether every lease has come back.
+    pub fn none_out(&self) -> bool {
+        self.out.iter().all(|&out| out == 0)
+    }
 }
 
 impl Core {
@@ -86,7 +91,7 @@ impl Core {
     }
 
     /// Another shard lends us a message.
-    pub(super) fn lease_taken(&mut self, lease: Box<Lease>) {
+    pub(super) fn lease_taken(&mut self, lease: Box<Lease>, now: Now) {
         self.metrics.leases_taken += 1;
         let site = self.sites.of(&lease.site);
         if self.sites.get(site).is_some_and(|known| known.hosts.is_empty()) {
@@ -94,6 +99,9 @@ impl Core {
         }
         if let Some(known) = self.sites.get_mut(site) {
             known.guests.push_back(lease);
+        }
+        if self.stopping.is_some() {
+            self.return_guests(site, now.instant);
         }
         self.touch(site);
     }
@@ -143,6 +151,14 @@ impl Core {
                 not_before: Some(until),
             };
             self.end_lease(home, ended);
+        }
+    }
+
+    /// The shard stops: what others lent goes back.
+    pub(super) fn return_all_guests(&mut self, now: Instant) {
+        let sites: Vec<SiteId> = self.sites.iter().filter(|(_, known)| !known.guests.is_empty()).map(|(site, _)| site).collect();
+        for site in sites {
+            self.return_guests(site, now);
         }
     }
 

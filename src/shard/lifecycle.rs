@@ -9,8 +9,8 @@ use crate::limits::DRAIN_TIME;
 use crate::queue::{Disposition, Fate, NewMessage, RecoveredState, Slot};
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
-use crate::shard::message::{Report, ShardState};
-use ringpost_spool::{OutcomeKind, RecipientFold, RecoveredMessage, RecoveredSegment};
+use crate::shard::message::{Report, ShardState, ToShard};
+use ringpost_spool::{OutcomeKind, RecipientFold, RecoveredMessage, RecoveredSegment, SegmentId};
 
 impl Core {
     /// Recovery found these messages of ours.
@@ -25,6 +25,7 @@ impl Core {
                         Severity::Error,
                         format!("the envelope of {id} in the spool cannot be read ({error}); it stays there: see `ringpost spool dump`"),
                     );
+                    self.unreadable.insert(id);
                     continue;
                 }
             };
@@ -44,8 +45,29 @@ impl Core {
         self.route_unrouted(now);
     }
 
+    /// An old segment is gone: segments that other shards own may have waited for that.
+    pub(super) fn tell_recycled(&mut self, segment: SegmentId) {
+        for shard in (0..self.shards).filter(|&shard| shard != self.shard) {
+            self.commands.push_back(Command::Post { shard, message: ToShard::Recycled(segment) });
+        }
+    }
+
+    /// The spool wants to move a message's record: the states of its recipients, if it is still here.
+    pub(super) fn tell_state(&mut self, id: MessageId) {
+        match self.queue.find(id) {
+            None if self.unreadable.contains(&id) => self.log.keep_place(id.0),
+            None => self.log.provide_state(id.0, None),
+            // A fate whose report is not stored yet must not look final.
+            Some(slot) if self.reports.is_open(slot) => self.log.keep_place(id.0),
+            Some(slot) => {
+                let states = self.fold(slot);
+                self.log.provide_state(id.0, Some(states));
+            }
+        }
+    }
+
     /// The state of each recipient, for a record that is moved.
-    pub(super) fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
+    fn fold(&self, slot: Slot) -> Vec<RecipientFold> {
         let states = self.queue.message(slot).map(|message| message.fold()).unwrap_or_default();
         states
             .into_iter()
@@ -73,6 +95,7 @@ impl Core {
             return;
         }
         self.stopping = Some(now.instant);
+        self.return_all_guests(now.instant);
         self.commands.push_back(Command::StopListening);
         let open: Vec<(ConnId, bool)> = (0..self.connections.places())
             .filter_map(|index| self.connections.at(index))
@@ -94,11 +117,14 @@ impl Core {
             return;
         }
         let late = now.instant.since(since) >= DRAIN_TIME;
-        let quiet = self.connections.inbound() == 0 && self.connections.outbound() == 0 && self.storing.is_empty();
+        let quiet = self.connections.inbound() == 0
+            && self.connections.outbound() == 0
+            && self.storing.is_empty()
+            && self.leases.none_out();
         if late && !quiet {
             self.close_all();
         }
-        if quiet && self.log.is_idle() {
+        if quiet && self.reports.none_open() && self.log.is_idle() {
             self.set_stopped();
             let shard = self.shard;
             self.report(Report::State { shard, state: ShardState::Stopped });

@@ -9,7 +9,7 @@ use crate::shard::egress::AttemptOutcome;
 use crate::shard::permits::SitePermits;
 use crate::smtp::client::Transaction;
 use bytes::Bytes;
-use ringpost_spool::{ContentRef, RecoveredMessage, RecoveredSegment};
+use ringpost_spool::{ContentRef, RecoveredMessage, RecoveredSegment, SegmentId};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,6 +46,8 @@ pub enum ToShard {
     Lease(Box<Lease>),
     /// The answer to a lease. Full: cannot be, the place was reserved with the lease.
     LeaseEnded(Box<LeaseEnded>),
+    /// An old segment is durably gone. Full: dropped, and segments that wait for it stay until the next start.
+    Recycled(SegmentId),
     /// A permit of a site this shard waits for may be free. Full: dropped, the shard asks again at its next tick.
     PermitFreed {
         /// The site's place in the registry.

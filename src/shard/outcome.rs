@@ -40,6 +40,18 @@ pub struct Reports {
     open: HashMap<Slot, u32>,
 }
 
+impl Reports {
+    /// Whether a report on this message is not stored yet.
+    pub fn is_open(&self, slot: Slot) -> bool {
+        self.open.contains_key(&slot)
+    }
+
+    /// Whether no report waits for anything.
+    pub fn none_open(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
 impl Core {
     /// A recipient that fails before any connection: no route, no such domain.
     pub(super) fn fail_unattempted(&mut self, slot: Slot, recipient: u16, outcome: AttemptOutcome, now: Now) {
@@ -248,6 +260,7 @@ impl Core {
         if self.append(None, id, envelope.clone(), NewContent::Inline(chunks.clone()), about, now).is_err() {
             self.unsent_notifications.push((id, envelope, chunks, about));
         }
+        self.log.end_group();
         self.close_report(slot);
     }
 
@@ -278,7 +291,7 @@ impl Core {
                 orcpt: message.orcpt(report.recipient),
                 action: report.action,
                 status: status(report),
-                remote: report.outcome.remote.as_deref(),
+                remote: report.outcome.remote.as_deref().filter(|_| report.outcome.from_peer),
                 reply: &report.outcome.reply,
                 last_attempt: now.unix,
                 will_retry_until: (report.action == Action::Delayed)
@@ -342,7 +355,7 @@ impl Core {
 
     /// When every recipient is done and reported, the message leaves the queue and, in time, the disk.
     pub(super) fn end_if_finished(&mut self, slot: Slot) {
-        if self.reports.open.contains_key(&slot) || !self.queue.is_finished(slot) {
+        if self.reports.is_open(slot) || !self.queue.is_finished(slot) {
             return;
         }
         if let Some(message) = self.queue.message(slot) {

@@ -90,6 +90,13 @@ pub enum DomainPattern {
     Exact(Vec<Box<str>>),
     /// Everything below these, not they themselves.
     Below(Vec<Box<str>>),
+    /// Both kinds in one route, so that they share its sites and limits.
+    Either {
+        /// These themselves.
+        exact: Vec<Box<str>>,
+        /// Everything below these.
+        below: Vec<Box<str>>,
+    },
 }
 
 impl DomainPattern {
@@ -97,12 +104,19 @@ impl DomainPattern {
     pub fn fits(&self, domain: &str) -> bool {
         match self {
             DomainPattern::All => true,
-            DomainPattern::Exact(names) => names.iter().any(|name| **name == *domain),
-            DomainPattern::Below(names) => names.iter().any(|name| {
-                domain.strip_suffix(&**name).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
-            }),
+            DomainPattern::Exact(names) => is_one_of(domain, names),
+            DomainPattern::Below(names) => is_below(domain, names),
+            DomainPattern::Either { exact, below } => is_one_of(domain, exact) || is_below(domain, below),
         }
     }
+}
+
+fn is_one_of(domain: &str, names: &[Box<str>]) -> bool {
+    names.iter().any(|name| **name == *domain)
+}
+
+fn is_below(domain: &str, names: &[Box<str>]) -> bool {
+    names.iter().any(|name| domain.strip_suffix(&**name).is_some_and(|front| front.len() > 1 && front.ends_with('.')))
 }
 
 /// Where a route leads.

@@ -11,19 +11,21 @@ use crate::io::handler::{Command, ConnId};
 use crate::limits::MAX_SPILLED_CONTENT;
 use crate::queue::{NewMessage, StoredContent};
 use crate::reply::Reply;
+use crate::shard::connections::Conn;
 use crate::shard::core::Core;
-use crate::shard::ingress::Incoming;
+use crate::shard::ingress::{Incoming, InboundState};
 use bytes::Bytes;
 use ringpost_spool as spool;
 use ringpost_spool::{ContentRef, NewContent, Position, SegmentId};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 /// A message whose record is appended and not yet known to be durable.
 #[derive(Debug)]
 pub struct Pending {
     position: Position,
     /// The session that waits; none for a notification of our own.
-    conn: Option<ConnId>,
+    origin: Option<Origin>,
     id: MessageId,
     envelope: Envelope,
     content: ContentRef,
@@ -34,6 +36,19 @@ pub struct Pending {
     about: Option<MessageId>,
 }
 
+/// Whose message it is.
+#[derive(Debug)]
+pub struct Origin {
+    /// The session, which may be gone by now.
+    pub conn: ConnId,
+    /// The client.
+    pub client: IpAddr,
+    /// What it called itself.
+    pub helo: Box<str>,
+    /// Whether the session was encrypted.
+    pub tls: bool,
+}
+
 /// All such messages, in the order of their records.
 pub type Storing = VecDeque<Pending>;
 
@@ -42,9 +57,9 @@ const STORAGE_FAILED: Reply =
 
 impl Core {
     /// Appends a message whose content is in memory.
-    pub(super) fn store_inline(&mut self, conn: ConnId, incoming: Incoming, now: Now) -> Result<(), Reply> {
+    pub(super) fn store_inline(&mut self, origin: Origin, incoming: Incoming, now: Now) -> Result<(), Reply> {
         let chunks = vec![Bytes::from(incoming.content)];
-        self.append(Some(conn), incoming.id, incoming.envelope, NewContent::Inline(chunks), None, now)
+        self.append(Some(origin), incoming.id, incoming.envelope, NewContent::Inline(chunks), None, now)
             .map_err(|_| Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later"))
     }
 
@@ -63,7 +78,7 @@ impl Core {
                 spill.in_flight = 0;
             }
             self.resume(&mut inbound.state);
-            self.connections.put(conn, crate::shard::connections::Conn::Inbound(inbound));
+            self.connections.put(conn, Conn::Inbound(inbound));
             return;
         }
         let stored = match inbound.state.incoming.take() {
@@ -71,7 +86,7 @@ impl Core {
                 let crc = incoming.spill.as_ref().map_or(0, |spill| spill.crc);
                 self.content_octets -= incoming.counted;
                 let content = NewContent::Spilled { len: incoming.len as u32, crc };
-                self.append(Some(conn), id, incoming.envelope, content, None, now)
+                self.append(Some(inbound.state.origin()), id, incoming.envelope, content, None, now)
             }
             Some(incoming) => {
                 self.content_octets -= incoming.counted;
@@ -79,7 +94,7 @@ impl Core {
             }
             None => Err(()),
         };
-        self.connections.put(conn, crate::shard::connections::Conn::Inbound(inbound));
+        self.connections.put(conn, Conn::Inbound(inbound));
         if stored.is_err() {
             self.log.remove_spill(id.0);
             self.answer_stored(conn, Err(STORAGE_FAILED), now);
@@ -94,10 +109,10 @@ impl Core {
             spill.in_flight = spill.in_flight.saturating_sub(1);
         }
         self.resume(&mut inbound.state);
-        self.connections.put(conn, crate::shard::connections::Conn::Inbound(inbound));
+        self.connections.put(conn, Conn::Inbound(inbound));
     }
 
-    fn resume(&mut self, state: &mut crate::shard::ingress::InboundState) {
+    fn resume(&mut self, state: &mut InboundState) {
         if std::mem::take(&mut state.paused) {
             self.commands.push_back(Command::ResumeRead(state.conn));
         }
@@ -106,7 +121,7 @@ impl Core {
     /// Appends a message's record. On refusal nothing was changed.
     pub(super) fn append(
         &mut self,
-        conn: Option<ConnId>,
+        origin: Option<Origin>,
         id: MessageId,
         envelope: Envelope,
         content: NewContent,
@@ -128,7 +143,7 @@ impl Core {
         let stored = self.log.append_message(message).map_err(|_| ())?;
         self.storing.push_back(Pending {
             position: stored.position,
-            conn,
+            origin,
             id,
             envelope,
             content: stored.content,
@@ -149,9 +164,9 @@ impl Core {
     }
 
     fn message_durable(&mut self, pending: Pending, now: Now) {
-        let Pending { conn, id, envelope, content, chunks, since, about, .. } = pending;
-        match (conn, about) {
-            (Some(conn), _) => self.acknowledged(conn, id, &envelope, content, since, now),
+        let Pending { origin, id, envelope, content, chunks, since, about, .. } = pending;
+        match (origin, about) {
+            (Some(origin), _) => self.acknowledge(origin, id, &envelope, content, since, now),
             (None, Some(about)) => {
                 let recipient = envelope.recipients.first().map_or("", |recipient| recipient.address.as_str()).into();
                 self.metrics.dsn += 1;
@@ -169,7 +184,7 @@ impl Core {
         self.route_unrouted(now);
     }
 
-    fn acknowledged(&mut self, conn: ConnId, id: MessageId, envelope: &Envelope, content: ContentRef, since: Instant, now: Now) {
+    fn acknowledge(&mut self, origin: Origin, id: MessageId, envelope: &Envelope, content: ContentRef, since: Instant, now: Now) {
         let commit = now.instant.since(since).as_micros() as u64;
         self.metrics.commit_us.saturating_record(commit);
         self.metrics.recipients_received += envelope.recipients.len() as u64;
@@ -177,21 +192,19 @@ impl Core {
         if size > self.settings.large_message {
             self.event(Event::LargeMessage { id, size });
         }
-        if let Some(crate::shard::connections::Conn::Inbound(inbound)) = self.connections.get(conn) {
-            let event = Event::Received {
-                id,
-                client: inbound.state.client.ip(),
-                helo: inbound.state.helo.clone(),
-                sender: envelope.reverse_path.as_ref().map_or("", |path| path.as_str()).into(),
-                recipients: envelope.recipients.len() as u32,
-                first_recipient: envelope.recipients.first().map_or("", |first| first.address.as_str()).into(),
-                size,
-                tenant: envelope.tenant.clone(),
-                tls: inbound.state.tls.is_some(),
-                commit_us: commit,
-            };
-            self.event(event);
-        }
+        let Origin { conn, client, helo, tls } = origin;
+        self.event(Event::Received {
+            id,
+            client,
+            helo,
+            sender: envelope.reverse_path.as_ref().map_or("", |path| path.as_str()).into(),
+            recipients: envelope.recipients.len() as u32,
+            first_recipient: envelope.recipients.first().map_or("", |first| first.address.as_str()).into(),
+            size,
+            tenant: envelope.tenant.clone(),
+            tls,
+            commit_us: commit,
+        });
         self.answer_stored(conn, Ok(id), now);
     }
 
@@ -217,8 +230,8 @@ impl Core {
         self.metrics.sync_failures += 1;
         while self.storing.front().is_some_and(|pending| pending.position <= to) {
             let Some(pending) = self.storing.pop_front() else { break };
-            match pending.conn {
-                Some(conn) => self.answer_stored(conn, Err(STORAGE_FAILED), now),
+            match pending.origin {
+                Some(origin) => self.answer_stored(origin.conn, Err(STORAGE_FAILED), now),
                 // A notification of our own: the spool appends it again, with its outcome, and says where it is then.
                 None => self.moving_notifications.push(pending),
             }

@@ -1,0 +1,175 @@
+//! The session as a server: any bytes give the same replies and the same questions to the owner however they are cut;
+//! the owner is asked in order; every reply is well formed and within its bound; a closed session says nothing more.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringpost::clock::{Instant, Now};
+use ringpost::envelope::{Envelope, Recipient};
+use ringpost::id::MessageId;
+use ringpost::pieces::Pieces;
+use ringpost::reply::Reply;
+use ringpost::smtp::server::{BareNewlines, MailFrom, Session, SessionConfig, Step, Transactions};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+const SIZE_MAX: usize = 64;
+
+#[derive(Default)]
+struct Owner {
+    calls: Vec<String>,
+    envelope: Option<Envelope>,
+    in_content: bool,
+    content: Vec<u8>,
+}
+
+/// Local parts that start with this letter are refused where it says.
+fn refused(address: &str, letter: &str) -> Result<(), Reply> {
+    if address.starts_with(letter) { Err(Reply::new(550, (5, 0, 0), letter)) } else { Ok(()) }
+}
+
+impl Owner {
+    fn sender(&self) -> String {
+        let path = self.envelope.as_ref().and_then(|envelope| envelope.reverse_path.as_ref());
+        path.map(|path| path.to_string()).unwrap_or_default()
+    }
+}
+
+impl Transactions for Owner {
+    fn proxied(&mut self, client: SocketAddr) {
+        assert!(self.calls.is_empty());
+        self.calls.push(format!("proxied {client}"));
+    }
+
+    fn hello(&mut self, name: &str, extended: bool) {
+        assert!(self.envelope.is_none());
+        assert!((1..=255).contains(&name.len()) && name.bytes().all(|octet| octet.is_ascii_graphic()));
+        self.calls.push(format!("hello {name} {extended}"));
+    }
+
+    fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply> {
+        assert!(self.envelope.is_none());
+        assert!(mail.size.is_none_or(|size| size <= SIZE_MAX as u64));
+        self.calls.push(format!("{mail:?}"));
+        let sender = mail.reverse_path.as_ref().map(|path| path.to_string()).unwrap_or_default();
+        refused(&sender, "m")?;
+        assert!(mail.smtputf8 || sender.is_ascii());
+        self.envelope = Some(Envelope {
+            reverse_path: mail.reverse_path,
+            body: mail.body,
+            smtputf8: mail.smtputf8,
+            ret: mail.ret,
+            envid: mail.envid,
+            recipients: Vec::new(),
+            tenant: "t".into(),
+            arrived: now.unix,
+            client: "c".into(),
+            require_tls: false,
+            is_dsn: false,
+        });
+        Ok(())
+    }
+
+    fn recipient(&mut self, recipient: Recipient, _now: Now) -> Result<(), Reply> {
+        assert!(!self.in_content);
+        self.calls.push(format!("{recipient:?}"));
+        let envelope = self.envelope.as_mut().expect("a recipient within a transaction");
+        assert!(envelope.smtputf8 || recipient.address.is_ascii());
+        refused(recipient.address.as_str(), "r")?;
+        envelope.recipients.push(recipient);
+        assert!(envelope.recipients.len() <= 2);
+        Ok(())
+    }
+
+    fn begin_content(&mut self, _now: Now) -> Result<(), Reply> {
+        let envelope = self.envelope.as_ref().expect("content within a transaction");
+        assert!(!self.in_content && !envelope.recipients.is_empty());
+        let mut bytes = Vec::new();
+        envelope.encode(&mut bytes);
+        assert_eq!(Envelope::decode(&bytes).as_ref(), Ok(envelope));
+        self.in_content = true;
+        self.content.clear();
+        self.calls.push("begin".into());
+        refused(&self.sender(), "b")
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<(), Reply> {
+        assert!(self.in_content && !bytes.is_empty());
+        refused(&self.sender(), "c")?;
+        self.content.extend_from_slice(bytes);
+        assert!(self.content.len() <= SIZE_MAX);
+        Ok(())
+    }
+
+    fn end_content(&mut self, _now: Now) -> Result<(), Reply> {
+        assert!(self.in_content);
+        self.calls.push(format!("end {}", self.content.escape_ascii()));
+        refused(&self.sender(), "e")?;
+        self.in_content = false;
+        self.envelope = None;
+        Ok(())
+    }
+
+    fn abort(&mut self) {
+        assert!(self.envelope.take().is_some());
+        self.in_content = false;
+        self.calls.push(format!("abort {}", self.content.escape_ascii()));
+        self.content.clear();
+    }
+}
+
+fn talk(config: &Arc<SessionConfig>, pieces: &[&[u8]]) -> (Vec<String>, Vec<u8>, Step) {
+    let mut session = Session::new(config.clone(), false, Instant::ZERO);
+    let (mut owner, mut out, mut step, mut stored) = (Owner::default(), Vec::new(), Step::Read, 0);
+    session.start(Instant::ZERO, &mut out);
+    for piece in pieces {
+        let mut rest = *piece;
+        loop {
+            let before = out.len();
+            let closed = step == Step::Close;
+            let (consumed, next) = session.handle_input(rest, Now::default(), &mut owner, &mut out);
+            assert!(consumed == rest.len() || next != Step::Read);
+            assert!(!closed || (next == Step::Close && out.len() == before));
+            rest = &rest[consumed..];
+            step = next;
+            if step != Step::AwaitStorage {
+                break;
+            }
+            assert_eq!(session.handle_input(rest, Now::default(), &mut owner, &mut out), (0, Step::AwaitStorage));
+            stored += 1;
+            step = session.handle_stored(Ok(MessageId(stored)), Instant::ZERO, &mut out);
+        }
+    }
+    (owner.calls, out, step)
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some(pieces) = Pieces::of(input) else { return };
+    let bit = |bit: u8| pieces.settings >> bit & 1 != 0;
+    let config = Arc::new(SessionConfig {
+        hostname: "mx.example.org".into(),
+        max_message_size: SIZE_MAX as u64,
+        // What comes behind STARTTLS depends on where reads end, by its nature.
+        starttls: false,
+        bare_newlines: if bit(0) { BareNewlines::Convert } else { BareNewlines::Refuse },
+        proxy: bit(1),
+        max_recipients: 2,
+        max_commands: 200,
+        max_errors: if bit(2) { 3 } else { 200 },
+        max_transactions: 20,
+        command_timeout: Duration::from_secs(300),
+        data_timeout: Duration::from_secs(300),
+        message_timeout: Duration::from_secs(300),
+        chunking: !bit(3),
+        dsn: !bit(4),
+        smtputf8: !bit(5),
+        pipelining: true,
+    });
+    let whole = talk(&config, &[pieces.bytes]);
+    assert!(whole == talk(&config, &pieces.cut()), "the cut matters");
+    for line in whole.1.split_inclusive(|&octet| octet == b'\n') {
+        let text = line.strip_suffix(b"\r\n").expect("a reply line ends with CRLF");
+        assert!(line.len() <= 512 && text.len() >= 4 && text[..3].iter().all(u8::is_ascii_digit));
+        assert!(!text.contains(&b'\r') && !text.contains(&0));
+    }
+});

@@ -1,0 +1,63 @@
+//! Prepared segments: asked for ahead, so that no append ever waits for a file to be made, and held back in part, so
+//! that outcomes find room on a full disk. Not for freeing segments: see `reclaim`.
+
+use super::config::PREPARE_RETRY_MS;
+use super::{Call, Log, LogEvent};
+use crate::disk::{DiskError, DiskOp};
+use crate::segment::{SEQUENCE_MAX, SegmentId};
+use bytes::Bytes;
+
+impl Log {
+    /// Asks for segments until enough are prepared or being prepared.
+    pub(super) fn prepare_more(&mut self) {
+        if self.prepare_retry_ms.is_some_and(|at| self.now_ms < at) {
+            return;
+        }
+        self.prepare_retry_ms = None;
+        // One more than the spares: it is held back for outcomes.
+        while self.ready.len() + self.preparing < self.config.spares + 1 {
+            if self.next_sequence > SEQUENCE_MAX {
+                self.prepare_retry_ms = Some(u64::MAX);
+                self.event(LogEvent::Trouble(format!(
+                    "log {:02x} has used up its segment numbers: start over with an empty spool directory",
+                    self.config.log
+                )));
+                return;
+            }
+            let segment = SegmentId::new(self.config.log, self.next_sequence);
+            self.next_sequence += 1;
+            self.preparing += 1;
+            let op = self.call(Call::Prepare(segment));
+            self.ops.push_back(DiskOp::Prepare { op, segment });
+        }
+    }
+
+    /// A segment is prepared, or cannot be.
+    pub(super) fn prepared(&mut self, segment: SegmentId, result: Result<Bytes, DiskError>) {
+        self.preparing = self.preparing.saturating_sub(1);
+        match result {
+            Ok(_) => {
+                if self.disk_full {
+                    self.disk_full = false;
+                    self.event(LogEvent::SpaceBack);
+                }
+                // Segments are filled in the order of their sequences, so one that comes late is given back.
+                let newest = self.open.back().map(|open| open.id).max(self.last.map(|(id, _)| id));
+                if newest.is_some_and(|newest| segment < newest) {
+                    self.keep_unused(segment);
+                } else {
+                    self.ready.insert(segment);
+                }
+            }
+            Err(error) => {
+                self.prepare_retry_ms = Some(self.now_ms + PREPARE_RETRY_MS);
+                if error != DiskError::NoSpace {
+                    self.event(LogEvent::Trouble(format!("segment {segment} could not be prepared: {error}")));
+                } else if !self.disk_full {
+                    self.disk_full = true;
+                    self.event(LogEvent::SpaceLow);
+                }
+            }
+        }
+    }
+}

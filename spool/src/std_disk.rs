@@ -1,0 +1,259 @@
+//! A spool directory on a real file system, by blocking calls: `segments/LL-SSSSSS.seg` are segments, `segments/spare-*`
+//! files that wait for use, `content/ID` spilled contents.
+//!
+//! For recovery, verify and dump, and for the helper thread that prepares and recycles segments. Not for the mail path.
+
+use crate::disk::{Disk, DiskFile, FileId};
+use crate::segment::{BLOCK, SegmentId};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// The directory of segments inside a spool directory.
+pub const SEGMENT_DIRECTORY: &str = "segments";
+/// The directory of content files inside a spool directory.
+pub const CONTENT_DIRECTORY: &str = "content";
+const SPARE_PREFIX: &str = "spare-";
+/// Bytes of zeros written at a time to a new segment.
+const ZEROS_LEN: usize = 1024 * 1024;
+
+/// A spool directory.
+#[derive(Clone, Debug)]
+pub struct StdDisk {
+    directory: PathBuf,
+}
+
+impl StdDisk {
+    /// The spool in this directory, which is made (with its content directory) if it does not exist. Both are synced.
+    pub fn open(directory: impl Into<PathBuf>) -> io::Result<StdDisk> {
+        let disk = StdDisk { directory: directory.into() };
+        let made = [SEGMENT_DIRECTORY, CONTENT_DIRECTORY].map(|name| disk.directory.join(name));
+        if !made.iter().all(|directory| directory.is_dir()) {
+            for directory in &made {
+                fs::create_dir_all(directory)?;
+                sync_directory(directory)?;
+            }
+            sync_directory(&disk.directory)?;
+            if let Some(parent) = disk.directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                sync_directory(parent)?;
+            }
+        }
+        Ok(disk)
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn segment_directory(&self) -> PathBuf {
+        self.directory.join(SEGMENT_DIRECTORY)
+    }
+
+    /// The path of a file.
+    pub fn path(&self, file: FileId) -> PathBuf {
+        match file {
+            FileId::Segment(segment) => self.segment_directory().join(segment.file_name()),
+            FileId::Content(id) => self.directory.join(CONTENT_DIRECTORY).join(format!("{id:016x}")),
+        }
+    }
+
+    /// Performs [`DiskOp::Prepare`](crate::DiskOp::Prepare): takes a spare of `size` bytes or makes a zero-filled file,
+    /// and gives it the segment's name. Spares of another size are removed.
+    pub fn prepare(&self, segment: SegmentId, size: u32) -> io::Result<()> {
+        let path = self.path(FileId::Segment(segment));
+        if path.exists() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists already", path.display())));
+        }
+        let source = match self.take_spare(size)? {
+            Some(spare) => spare,
+            None => self.make_spare(segment, size)?,
+        };
+        fs::rename(&source, &path)?;
+        sync_directory(&self.segment_directory())
+    }
+
+    /// Performs [`DiskOp::Recycle`](crate::DiskOp::Recycle): the file becomes a spare, or is removed if there are
+    /// `spares_max` already.
+    pub fn recycle(&self, segment: SegmentId, spares_max: usize) -> io::Result<()> {
+        let path = self.path(FileId::Segment(segment));
+        if self.spare_paths()?.len() < spares_max {
+            fs::rename(&path, self.segment_directory().join(format!("{SPARE_PREFIX}{segment}")))?;
+        } else {
+            fs::remove_file(&path)?;
+        }
+        sync_directory(&self.segment_directory())
+    }
+
+    /// Performs [`DiskOp::Discard`](crate::DiskOp::Discard): removes the file.
+    pub fn discard(&self, segment: SegmentId) -> io::Result<()> {
+        fs::remove_file(self.path(FileId::Segment(segment)))?;
+        sync_directory(&self.segment_directory())
+    }
+
+    fn spare_paths(&self) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(self.segment_directory())? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(SPARE_PREFIX)) {
+                paths.push(entry.path());
+            }
+        }
+        Ok(paths)
+    }
+
+    /// A spare whose first block is zero, so that no header of an earlier use can be taken for a new one.
+    fn take_spare(&self, size: u32) -> io::Result<Option<PathBuf>> {
+        for path in self.spare_paths()? {
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            if file.metadata()?.len() != u64::from(size) {
+                fs::remove_file(&path)?;
+                continue;
+            }
+            file.write_all_at(&[0; BLOCK as usize], 0)?;
+            file.sync_data()?;
+            return Ok(Some(path));
+        }
+        Ok(None)
+    }
+
+    fn make_spare(&self, segment: SegmentId, size: u32) -> io::Result<PathBuf> {
+        let path = self.segment_directory().join(format!("{SPARE_PREFIX}{segment}.new"));
+        let made = fill_new(&path, size);
+        if made.is_err() {
+            // A half-made file would only hold space; it is made anew when it is needed.
+            let _ = fs::remove_file(&path);
+        }
+        made.map(|()| path)
+    }
+}
+
+/// Makes a file of zeros whose blocks are all allocated and written.
+fn fill_new(path: &Path, size: u32) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    // SAFETY: the descriptor is open for the whole call and the kernel reads nothing from our memory.
+    let refused = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, i64::from(size)) } != 0;
+    if refused {
+        let error = io::Error::last_os_error();
+        // File systems without fallocate allocate as the zeros are written.
+        if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
+            return Err(error);
+        }
+    }
+    let zeros = vec![0; ZEROS_LEN];
+    let mut offset = 0;
+    while offset < u64::from(size) {
+        let len = (u64::from(size) - offset).min(ZEROS_LEN as u64);
+        file.write_all_at(&zeros[..len as usize], offset)?;
+        offset += len;
+    }
+    file.sync_all()
+}
+
+/// fsync of a directory: the names in it are on stable storage.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+impl Disk for StdDisk {
+    fn segments(&self) -> io::Result<Vec<SegmentId>> {
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(self.segment_directory())? {
+            segments.extend(entry?.file_name().to_str().and_then(SegmentId::from_file_name));
+        }
+        Ok(segments)
+    }
+
+    fn contents(&self) -> io::Result<Vec<u64>> {
+        let mut contents = Vec::new();
+        for entry in fs::read_dir(self.directory.join(CONTENT_DIRECTORY))? {
+            let name = entry?.file_name();
+            let id = name.to_str().filter(|name| name.len() == 16).and_then(|name| u64::from_str_radix(name, 16).ok());
+            contents.extend(id);
+        }
+        Ok(contents)
+    }
+
+    fn spares(&self) -> io::Result<usize> {
+        Ok(self.spare_paths()?.len())
+    }
+
+    fn open(&self, file: FileId) -> io::Result<Box<dyn DiskFile + '_>> {
+        Ok(Box::new(StdFile(File::open(self.path(file))?)))
+    }
+
+    fn sync(&self, segment: SegmentId) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.path(FileId::Segment(segment)))?.sync_data()
+    }
+
+    fn remove_content(&self, content: u64) -> io::Result<()> {
+        fs::remove_file(self.path(FileId::Content(content)))
+    }
+}
+
+struct StdFile(File);
+
+impl DiskFile for StdFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn will_read(&self, offset: u64, len: u64) {
+        let (offset, len) = (offset.min(i64::MAX as u64) as i64, len.min(i64::MAX as u64) as i64);
+        // SAFETY: the descriptor is open for the whole call; advice touches no memory of ours. Refused advice is no loss.
+        let _ = unsafe { libc::posix_fadvise(self.0.as_raw_fd(), offset, len, libc::POSIX_FADV_WILLNEED) };
+    }
+
+    fn drop_cache(&self) {
+        // SAFETY: as above. Only clean pages go; what is dirty is still on its way to the disk.
+        let _ = unsafe { libc::posix_fadvise(self.0.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("ringpost-spool-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        path
+    }
+
+    #[test]
+    fn segments_are_prepared_recycled_and_discarded() {
+        let directory = scratch("names");
+        let disk = StdDisk::open(&directory).unwrap();
+        let (first, second) = (SegmentId::new(0, 1), SegmentId::new(0, 2));
+        disk.prepare(first, 65_536).unwrap();
+        assert!(disk.prepare(first, 65_536).is_err());
+        assert_eq!(disk.segments().unwrap(), [first]);
+        fs::write(disk.path(FileId::Segment(first)), vec![7; 65_536]).unwrap();
+        disk.recycle(first, 1).unwrap();
+        assert_eq!((disk.segments().unwrap().len(), disk.spares().unwrap()), (0, 1));
+        disk.prepare(second, 65_536).unwrap();
+        let file = disk.open(FileId::Segment(second)).unwrap();
+        let mut buffer = vec![1; 5000];
+        assert_eq!(file.read_at(0, &mut buffer).unwrap(), 5000);
+        assert!(buffer[..4096].iter().all(|b| *b == 0) && buffer[4096..].iter().all(|b| *b == 7));
+        assert_eq!(file.read_at(65_000, &mut buffer).unwrap(), 536);
+        disk.discard(second).unwrap();
+        assert_eq!((disk.segments().unwrap().len(), disk.spares().unwrap()), (0, 0));
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,67 @@
+//! `ringpost serve` and `ringpost check-config`.
+
+use super::args::ServeArgs;
+use super::{Failure, exit};
+use crate::config::{Config, Overrides};
+use crate::server::{Terminal, serve};
+use std::path::Path;
+
+/// Runs the relay.
+pub fn run(args: ServeArgs, program: &str) -> Result<u8, Failure> {
+    refuse_submission(&args)?;
+    let from_file = args.config.is_some();
+    let config = match &args.config {
+        Some(file) => Config::load(file)?,
+        None => Config::embedded()?,
+    };
+    let overrides = Overrides {
+        hostname: args.hostname,
+        spool: args.spool,
+        listen: args.listen,
+        next_hops: args.next_hop,
+        connections: args.connections,
+        retry: args.retry,
+        hold: args.hold,
+        shards: args.shards,
+        resolver: args.resolver,
+        delivery_port: args.delivery_port,
+        log_format: args.log_format.map(Into::into),
+        metrics: args.metrics,
+        no_metrics: args.no_metrics,
+        admin_socket: args.admin_socket,
+    };
+    let config = overrides.apply(config).map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
+    let terminal = Terminal { recipe_for: (!from_file).then(|| program.to_owned()) };
+    match serve(&config, &terminal) {
+        Ok(()) => Ok(exit::OK),
+        Err(error) => Err(Failure::new(error.exit_code(), error.to_string())),
+    }
+}
+
+/// Submission without authentication would be an open door, so it does not start at all.
+fn refuse_submission(args: &ServeArgs) -> Result<(), Failure> {
+    let flag = if !args.submission.is_empty() {
+        "--submission"
+    } else if !args.submissions.is_empty() {
+        "--submissions"
+    } else if args.credential_file.is_some() {
+        "--credential-file"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        exit::UNAVAILABLE,
+        format!(
+            "{flag}: not yet: clients cannot log in so far; use --listen, which relays for clients on loopback, or a \
+             [[listener]] with trusted networks"
+        ),
+    ))
+}
+
+/// Reads a configuration and says what it means.
+pub fn check_config(file: &Path) -> Result<u8, Failure> {
+    use std::io::Write;
+    let config = Config::load(file)?;
+    writeln!(std::io::stdout(), "ok\n{}", config.summary())?;
+    Ok(exit::OK)
+}

@@ -1,0 +1,403 @@
+//! What the keys of a configuration must satisfy together. All of it in one place, so that an operator's mistake is
+//! found before anything starts, and told with its line.
+
+use super::error::{ConfigError, Place};
+use super::read::DomainRule;
+use super::sections::{ListenerSection, RouteSection, TargetKey};
+use super::{Config, text};
+use crate::limits::{MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use toml::de::{DeTable, DeValue};
+
+/// A mistake, by the path of its key as in "route[1].rate".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    path: String,
+    message: String,
+    hint: String,
+}
+
+impl Problem {
+    fn new(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Problem {
+        Problem { path: path.into(), message: message.into(), hint: hint.into() }
+    }
+
+    /// With the place of the key in the text it came from.
+    pub fn locate(self, text: &str) -> ConfigError {
+        let place = span_of(text, &self.path).map(|span| Place::of(text, span));
+        ConfigError { place, ..self.without_place() }
+    }
+
+    /// For a configuration that came from flags.
+    pub fn without_place(self) -> ConfigError {
+        ConfigError::new(format!("{}: {}", self.path, self.message)).with_hint(self.hint)
+    }
+}
+
+/// Where the value of this path stands; of its nearest parent when it was left out.
+fn span_of(text: &str, path: &str) -> Option<std::ops::Range<usize>> {
+    let root = DeTable::parse(text).ok()?;
+    let mut span = None;
+    let mut here: Option<DeValue<'_>> = Some(DeValue::Table(root.into_inner()));
+    for part in path.split(['.', '[']).map(|part| part.trim_end_matches(']')) {
+        let value = here.as_ref()?;
+        let found = match part.parse::<usize>() {
+            Ok(index) => value.get(index),
+            Err(_) => value.get(part),
+        };
+        match found {
+            Some(found) => {
+                span = Some(found.span());
+                here = Some(found.get_ref().clone());
+            }
+            None => break,
+        }
+    }
+    span
+}
+
+/// Checks everything.
+pub fn check(config: &Config) -> Result<(), Problem> {
+    check_top(config)?;
+    check_spool(config)?;
+    check_listeners(config)?;
+    check_routes(config)?;
+    check_retry(config)?;
+    check_limits(config)?;
+    check_rest(config)
+}
+
+fn check_top(config: &Config) -> Result<(), Problem> {
+    match config.shards {
+        Some(shards) if !(1..=255).contains(&shards) => Err(Problem::new(
+            "shards",
+            format!("{shards} shards cannot be run"),
+            "1 to 255; leave it out for one per CPU",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_spool(config: &Config) -> Result<(), Problem> {
+    let spool = &config.spool;
+    if spool.dir.as_os_str().is_empty() {
+        return Err(Problem::new("spool.dir", "a directory is needed", "as in dir = \"/var/spool/ringpost\""));
+    }
+    if !(1 << 20..=1 << 30).contains(&spool.segment_size) || !spool.segment_size.is_multiple_of(4096) {
+        return Err(Problem::new(
+            "spool.segment_size",
+            format!("{} cannot be used", text::format_size(spool.segment_size)),
+            "1MiB to 1GiB, a multiple of 4KiB; 64MiB is the default",
+        ));
+    }
+    if spool.spill_above < 4096 || spool.spill_above > spool.segment_size / 4 {
+        return Err(Problem::new(
+            "spool.spill_above",
+            format!("{} cannot be used", text::format_size(spool.spill_above)),
+            format!("4KiB to a quarter of a segment ({})", text::format_size(spool.segment_size / 4)),
+        ));
+    }
+    if !(1..=1024).contains(&spool.spares) {
+        return Err(Problem::new(
+            "spool.spares",
+            format!("{} cannot be used", spool.spares),
+            "1 to 1024; 2 is the default",
+        ));
+    }
+    if spool.content_memory < 1 << 20 {
+        return Err(Problem::new("spool.content_memory", "less than 1MiB is too little", "64MiB is the default"));
+    }
+    Ok(())
+}
+
+fn check_listeners(config: &Config) -> Result<(), Problem> {
+    if config.listener.is_empty() {
+        return Err(Problem::new(
+            "listener",
+            "there is no [[listener]], so no mail could come in",
+            "add a section [[listener]] with address = \"127.0.0.1:2525\"",
+        ));
+    }
+    let mut seen: HashMap<SocketAddr, usize> = HashMap::new();
+    for (index, listener) in config.listener.iter().enumerate() {
+        let at = |key: &str| format!("listener[{index}].{key}");
+        check_listener(listener, &at)?;
+        for &address in &listener.address {
+            if seen.insert(address, index).is_some() {
+                return Err(Problem::new(
+                    at("address"),
+                    format!("{address} is listened on twice"),
+                    "each address and port belongs to one listener",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Result<(), Problem> {
+    if listener.address.is_empty() {
+        return Err(Problem::new(at("address"), "the list is empty", "as in address = \"0.0.0.0:25\""));
+    }
+    if let Some(address) = listener.address.iter().find(|address| address.port() == 0) {
+        return Err(Problem::new(
+            at("address"),
+            format!("{address} has no port"),
+            "all shards share the port, so it has to be chosen here",
+        ));
+    }
+    let plain = |text: &str| (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if !plain(&listener.tenant) {
+        return Err(Problem::new(at("tenant"), "not a tenant's name", "1 to 64 ASCII characters without spaces"));
+    }
+    if let Some(header) = &listener.tenant_header
+        && (!plain(header) || header.contains(':'))
+    {
+        return Err(Problem::new(
+            at("tenant_header"),
+            format!("`{header}` is not a header's name"),
+            "as in tenant_header = \"X-Tenant\", without a colon (RFC 5322 3.6.8)",
+        ));
+    }
+    check_message_size(listener.message_size, &at("message_size"))?;
+    check_recipients(listener.recipients, &at("recipients"))
+}
+
+fn check_message_size(size: Option<u64>, path: &str) -> Result<(), Problem> {
+    match size {
+        Some(size) if !(65_536..=MAX_SPILLED_CONTENT).contains(&size) => Err(Problem::new(
+            path,
+            format!("{} cannot be used", text::format_size(size)),
+            "64KiB (RFC 5321 4.5.3.1.7) to just below 4GiB; 50MiB is the default",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_recipients(recipients: Option<u32>, path: &str) -> Result<(), Problem> {
+    match recipients {
+        Some(count) if !(100..=QUEUE_RECIPIENTS_MAX).contains(&(count as usize)) => Err(Problem::new(
+            path,
+            format!("{count} cannot be used"),
+            format!("100 (RFC 5321 4.5.3.1.8) to {QUEUE_RECIPIENTS_MAX}; 1000 is the default"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_routes(config: &Config) -> Result<(), Problem> {
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    let mut all_taken_by = None;
+    for (index, route) in config.route.iter().enumerate() {
+        let at = |key: &str| format!("route[{index}].{key}");
+        if let Some(earlier) = all_taken_by {
+            return Err(Problem::new(
+                format!("route[{index}]"),
+                "this route is never taken",
+                format!("route number {} takes all domains: move this one before it", earlier + 1),
+            ));
+        }
+        if route.domains.contains(&DomainRule::Any) {
+            all_taken_by = Some(index);
+        }
+        if let Some(name) = &route.name {
+            if name.is_empty() || name.len() > 128 || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+                return Err(Problem::new(at("name"), "not a route's name", "1 to 128 characters without spaces"));
+            }
+            if names.insert(name, index).is_some() {
+                return Err(Problem::new(
+                    at("name"),
+                    format!("`{name}` is taken by an earlier route"),
+                    "choose another",
+                ));
+            }
+        }
+        check_target(config, route, &at)?;
+        check_route_limits(route, &at)?;
+    }
+    Ok(())
+}
+
+fn check_target(config: &Config, route: &RouteSection, at: &dyn Fn(&str) -> String) -> Result<(), Problem> {
+    if route.domains.is_empty() {
+        return Err(Problem::new(at("domains"), "the list is empty", "leave it out, or write \"*\", for all domains"));
+    }
+    if route.target.is_some() && !route.next_hops.is_empty() {
+        return Err(Problem::new(
+            at("target"),
+            "`target` and `next_hops` exclude each other",
+            "keep `next_hops` to send to these hosts, or `target` to send to the domain's own",
+        ));
+    }
+    if route.target == Some(TargetKey::Sandbox) && !config.sandbox.enabled {
+        return Err(Problem::new(at("target"), "the sandbox is not enabled", "add [sandbox] with enabled = true"));
+    }
+    match route.port {
+        Some(0) => Err(Problem::new(at("port"), "there is no port 0 to connect to", "25 is the port of SMTP")),
+        Some(_) if !route.next_hops.is_empty() || route.target == Some(TargetKey::Sandbox) => Err(Problem::new(
+            at("port"),
+            "`port` is for hosts found by MX",
+            "write the port of a next hop after its name, as in \"smtp.example.net:2525\"",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_route_limits(route: &RouteSection, at: &dyn Fn(&str) -> String) -> Result<(), Problem> {
+    if route.connections == 0 {
+        return Err(Problem::new(
+            at("connections"),
+            "0 connections deliver nothing",
+            "to deliver nothing, use hold = true",
+        ));
+    }
+    if route.messages_per_connection == Some(0) {
+        return Err(Problem::new(
+            at("messages_per_connection"),
+            "0 messages deliver nothing",
+            "leave it out for no limit",
+        ));
+    }
+    if !(1..=QUEUE_RECIPIENTS_MAX).contains(&(route.recipients_per_transaction as usize)) {
+        return Err(Problem::new(
+            at("recipients_per_transaction"),
+            format!("{} cannot be used", route.recipients_per_transaction),
+            format!("1 to {QUEUE_RECIPIENTS_MAX}; 100 is what every server takes (RFC 5321 4.5.3.1.8)"),
+        ));
+    }
+    let timeouts = &route.timeouts;
+    for (key, time) in [
+        ("connect_timeout", route.connect_timeout),
+        ("timeouts.banner", timeouts.banner),
+        ("timeouts.hello", timeouts.hello),
+        ("timeouts.mail", timeouts.mail),
+        ("timeouts.rcpt", timeouts.rcpt),
+        ("timeouts.data", timeouts.data),
+        ("timeouts.block", timeouts.block),
+        ("timeouts.final_dot", timeouts.final_dot),
+    ] {
+        at_least_a_second(time, &at(key))?;
+    }
+    Ok(())
+}
+
+fn at_least_a_second(time: Duration, path: &str) -> Result<(), Problem> {
+    if time < Duration::from_secs(1) {
+        return Err(Problem::new(path, "shorter than a second", "\"1s\" is the least"));
+    }
+    Ok(())
+}
+
+fn check_retry(config: &Config) -> Result<(), Problem> {
+    let retry = &config.retry;
+    let shown = text::format_duration;
+    if retry.first < RETRY_WAIT_MIN {
+        return Err(Problem::new("retry.first", "too short", format!("{} is the least", shown(RETRY_WAIT_MIN))));
+    }
+    if retry.max < retry.first {
+        return Err(Problem::new(
+            "retry.max",
+            format!("{} is less than `first` ({})", shown(retry.max), shown(retry.first)),
+            "the longest wait is at least the first one",
+        ));
+    }
+    if !(1..=100).contains(&retry.factor) {
+        return Err(Problem::new(
+            "retry.factor",
+            format!("{} cannot be used", retry.factor),
+            "1 (always the same wait) to 100",
+        ));
+    }
+    if retry.jitter > 100 {
+        return Err(Problem::new("retry.jitter", format!("{} percent cannot be used", retry.jitter), "0 to 100"));
+    }
+    if retry.lifetime < retry.first {
+        return Err(Problem::new(
+            "retry.lifetime",
+            format!("{} is less than `first` ({})", shown(retry.lifetime), shown(retry.first)),
+            "mail would be given up after its first failure; 5d is the default",
+        ));
+    }
+    if retry.delay_warning.is_some_and(|warning| warning >= retry.lifetime) {
+        return Err(Problem::new(
+            "retry.delay_warning",
+            "the warning would come when the mail is given up already",
+            "less than `lifetime`, or \"never\"",
+        ));
+    }
+    Ok(())
+}
+
+fn check_limits(config: &Config) -> Result<(), Problem> {
+    let limits = &config.limits;
+    check_message_size(Some(limits.message_size), "limits.message_size")?;
+    check_recipients(Some(limits.recipients), "limits.recipients")?;
+    for (key, value) in [
+        ("sessions", limits.sessions),
+        ("sessions_per_client", limits.sessions_per_client),
+        ("commands", limits.commands as usize),
+        ("errors", limits.errors as usize),
+        ("transactions", limits.transactions as usize),
+        ("received_headers", limits.received_headers as usize),
+    ] {
+        if value == 0 {
+            return Err(Problem::new(
+                format!("limits.{key}"),
+                "0 would refuse everything",
+                "leave it out for the default",
+            ));
+        }
+    }
+    for (key, time) in [
+        ("limits.command_timeout", limits.command_timeout),
+        ("limits.data_timeout", limits.data_timeout),
+        ("limits.message_timeout", limits.message_timeout),
+    ] {
+        at_least_a_second(time, key)?;
+    }
+    Ok(())
+}
+
+fn check_rest(config: &Config) -> Result<(), Problem> {
+    match (&config.tls.certificate, &config.tls.key) {
+        (Some(_), None) => {
+            return Err(Problem::new("tls.certificate", "a certificate without its key", "add key = \"…/key.pem\""));
+        }
+        (None, Some(_)) => {
+            return Err(Problem::new("tls.key", "a key without its certificate", "add certificate = \"…/chain.pem\""));
+        }
+        _ => {}
+    }
+    if let Some(metrics) = config.admin.metrics {
+        if !metrics.ip().is_loopback() {
+            return Err(Problem::new(
+                "admin.metrics",
+                format!("{metrics} can be reached from elsewhere"),
+                "use a loopback address; to publish metrics, put a proxy with access control before it",
+            ));
+        }
+        if metrics.port() == 0 {
+            return Err(Problem::new("admin.metrics", "has no port", "as in metrics = \"127.0.0.1:9525\""));
+        }
+    }
+    if config.dns.port == 0 || config.dns.servers.iter().any(|server| server.port == Some(0)) {
+        return Err(Problem::new("dns", "there is no port 0 to ask", "53 is the port of DNS"));
+    }
+    if !(1..=10).contains(&config.dns.attempts) || !(1..=10_000).contains(&config.dns.concurrency) {
+        return Err(Problem::new("dns", "out of bounds", "attempts: 1 to 10; concurrency: 1 to 10000"));
+    }
+    at_least_a_second(config.dns.timeout, "dns.timeout")?;
+    if !config.sandbox.listen.ip().is_loopback() {
+        return Err(Problem::new(
+            "sandbox.listen",
+            format!("{} can be reached from elsewhere", config.sandbox.listen),
+            "the sandbox takes everything: use a loopback address",
+        ));
+    }
+    if !(1..=100_000).contains(&config.sandbox.keep) {
+        return Err(Problem::new("sandbox.keep", format!("{} cannot be used", config.sandbox.keep), "1 to 100000"));
+    }
+    Ok(())
+}

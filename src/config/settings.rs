@@ -1,0 +1,246 @@
+//! From the configuration to what shards use: complete, and in their types. Nothing is checked here any more.
+
+use super::Config;
+use super::read::DomainRule;
+use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
+use crate::policy::relay::{self, RelayPolicy};
+use crate::queue::retry::RetrySchedule;
+use crate::shard::settings::{DomainPattern, HostSpec, ListenerSettings, NextHop, Route, Settings, SiteLimits, Target};
+use crate::smtp::client::{ClientConfig, ClientTimeouts};
+use crate::smtp::server::{BareNewlines, SessionConfig};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The routes as configured, and after them the one for all other domains: the sandbox when it runs, else MX.
+pub fn complete_routes(config: &Config) -> Vec<RouteSection> {
+    let mut routes = config.route.clone();
+    if !routes.iter().any(|route| route.domains.contains(&DomainRule::Any)) {
+        let target = if config.sandbox.enabled { TargetKey::Sandbox } else { TargetKey::Mx };
+        routes.push(RouteSection { target: Some(target), ..RouteSection::default() });
+    }
+    routes
+}
+
+/// Whether any route leads to the sandbox.
+pub fn needs_sandbox(config: &Config) -> bool {
+    complete_routes(config).iter().any(|route| route.target == Some(TargetKey::Sandbox))
+}
+
+/// The routes in words, a line each.
+pub fn route_plan(config: &Config) -> Vec<String> {
+    complete_routes(config).iter().map(|route| format!("{} -> {}", domains_text(route), target_text(route))).collect()
+}
+
+fn domains_text(route: &RouteSection) -> String {
+    let rules: Vec<String> = route
+        .domains
+        .iter()
+        .map(|rule| match rule {
+            DomainRule::Any => "*".to_owned(),
+            DomainRule::Exactly(name) => name.to_string(),
+            DomainRule::Below(name) => format!(".{name}"),
+        })
+        .collect();
+    rules.join(" ")
+}
+
+fn hop_text(hop: &NextHop) -> String {
+    match &hop.host {
+        HostSpec::Address(address) => SocketAddr::new(*address, hop.port).to_string(),
+        HostSpec::Name(name) => format!("{name}:{}", hop.port),
+    }
+}
+
+fn target_text(route: &RouteSection) -> String {
+    if !route.next_hops.is_empty() {
+        return route.next_hops.iter().map(hop_text).collect::<Vec<_>>().join(", ");
+    }
+    match (route.target, route.port) {
+        (Some(TargetKey::Sandbox), _) => "the sandbox".into(),
+        (_, None) => "the domain's mail hosts".into(),
+        (_, Some(port)) => format!("the domain's mail hosts, port {port}"),
+    }
+}
+
+/// What the shards are told. `sandbox` is where the sandbox listens, when it runs.
+pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
+    let hostname = config.effective_hostname();
+    let limits = &config.limits;
+    Settings {
+        listeners: config.listener.iter().flat_map(|listener| listeners(config, listener, &hostname)).collect(),
+        routes: complete_routes(config).iter().map(|section| route(section, &hostname, sandbox)).collect(),
+        schedule: RetrySchedule {
+            first: config.retry.first,
+            factor: config.retry.factor,
+            max: config.retry.max,
+            jitter_percent: config.retry.jitter,
+            lifetime: config.retry.lifetime,
+            delay_warning: config.retry.delay_warning,
+        },
+        hold: config.hold,
+        max_received_headers: limits.received_headers,
+        max_sessions: limits.sessions,
+        max_sessions_per_client: limits.sessions_per_client,
+        lift_loopback_limits: limits.loopback_exempt,
+        content_memory: usize_of(config.spool.content_memory),
+        spill_above: usize_of(config.spool.spill_above),
+        retained_content: usize_of(config.spool.retained_content),
+        large_message: limits.large_message,
+        segment_size: u32::try_from(config.spool.segment_size).unwrap_or(u32::MAX),
+        spare_segments: config.spool.spares,
+        hostname,
+    }
+}
+
+fn usize_of(octets: u64) -> usize {
+    usize::try_from(octets).unwrap_or(usize::MAX)
+}
+
+/// The addresses that shards listen on, in the order of [`Settings::listeners`].
+pub fn listen_addresses(config: &Config) -> Vec<SocketAddr> {
+    config.listener.iter().flat_map(|listener| listener.address.iter().copied()).collect()
+}
+
+/// One listener for each address of the section.
+fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<ListenerSettings> {
+    let limits = &config.limits;
+    let submission = section.kind == ListenerKind::Submission;
+    let session = Arc::new(SessionConfig {
+        hostname: hostname.into(),
+        max_message_size: section.message_size.unwrap_or(limits.message_size),
+        starttls: section.tls == ListenerTls::Starttls,
+        bare_newlines: match section.bare_newlines {
+            Some(key) => key.into(),
+            None if submission => BareNewlines::Convert,
+            None => BareNewlines::Refuse,
+        },
+        proxy: section.proxy,
+        max_recipients: section.recipients.unwrap_or(limits.recipients),
+        max_commands: limits.commands,
+        max_errors: limits.errors,
+        max_transactions: limits.transactions,
+        command_timeout: limits.command_timeout,
+        data_timeout: limits.data_timeout,
+        message_timeout: limits.message_timeout,
+        chunking: true,
+        dsn: true,
+        smtputf8: true,
+        pipelining: true,
+    });
+    let relay = Arc::new(relay_policy(section));
+    section
+        .address
+        .iter()
+        .map(|_| ListenerSettings {
+            session: Arc::clone(&session),
+            implicit_tls: section.tls == ListenerTls::Implicit,
+            relay: Arc::clone(&relay),
+            submission,
+            tenant: section.tenant.as_str().into(),
+            tenant_header: section.tenant_header.as_deref().map(Into::into),
+        })
+        .collect()
+}
+
+/// Submission goes by networks too until clients can log in; then its kind is [`relay::ListenerKind::Submission`].
+fn relay_policy(section: &ListenerSection) -> RelayPolicy {
+    RelayPolicy::new(relay::ListenerKind::Relay, section.trusted.clone(), false)
+}
+
+fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) -> Route {
+    let target = if !section.next_hops.is_empty() {
+        Target::NextHops(section.next_hops.clone())
+    } else if section.target == Some(TargetKey::Sandbox)
+        && let Some(address) = sandbox
+    {
+        Target::NextHops(vec![NextHop { host: HostSpec::Address(address.ip()), port: address.port() }])
+    } else {
+        Target::Mx { port: section.port.unwrap_or(25) }
+    };
+    let name = section.name.clone().unwrap_or_else(|| match (section.next_hops.first(), section.target) {
+        (Some(hop), _) => hop_text(hop),
+        (None, Some(TargetKey::Sandbox)) => "sandbox".into(),
+        (None, _) => "mx".into(),
+    });
+    let timeouts = &section.timeouts;
+    let client = Arc::new(ClientConfig {
+        ehlo_name: section.ehlo_name.clone().unwrap_or_else(|| hostname.into()),
+        tls: section.tls.into(),
+        assume_8bitmime: section.assume_8bitmime,
+        chunking: section.chunking,
+        pipelining: section.pipelining,
+        timeouts: ClientTimeouts {
+            banner: timeouts.banner,
+            hello: timeouts.hello,
+            mail: timeouts.mail,
+            rcpt: timeouts.rcpt,
+            data: timeouts.data,
+            block: timeouts.block,
+            final_dot: timeouts.final_dot,
+            ..ClientTimeouts::default()
+        },
+    });
+    Route {
+        name: name.into(),
+        domains: pattern(&section.domains),
+        target,
+        limits: SiteLimits {
+            connections: section.connections,
+            messages_per_connection: section.messages_per_connection,
+            rate: section.rate,
+            recipients_per_transaction: section.recipients_per_transaction as usize,
+        },
+        client,
+        connect_timeout: section.connect_timeout,
+        idle_timeout: section.idle_timeout,
+        source: section.source,
+    }
+}
+
+fn pattern(rules: &[DomainRule]) -> DomainPattern {
+    let (mut exact, mut below) = (Vec::new(), Vec::new());
+    for rule in rules {
+        match rule {
+            DomainRule::Any => return DomainPattern::All,
+            DomainRule::Exactly(name) => exact.push(name.clone()),
+            DomainRule::Below(name) => below.push(name.clone()),
+        }
+    }
+    match (exact.is_empty(), below.is_empty()) {
+        (_, true) => DomainPattern::Exact(exact),
+        (true, false) => DomainPattern::Below(below),
+        (false, false) => DomainPattern::Either { exact, below },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_default_delivers_to_the_sandbox() {
+        let config = Config::embedded().unwrap();
+        let address: SocketAddr = "127.0.0.1:4025".parse().unwrap();
+        let settings = settings(&config, Some(address));
+        assert_eq!(settings.listeners.len(), 1);
+        assert!(settings.lift_loopback_limits);
+        assert_eq!(settings.routes.len(), 1);
+        assert_eq!(settings.routes[0].domains, DomainPattern::All);
+        let hop = NextHop { host: HostSpec::Address(address.ip()), port: 4025 };
+        assert_eq!(settings.routes[0].target, Target::NextHops(vec![hop]));
+    }
+
+    #[test]
+    fn mixed_domain_rules_stay_one_route() {
+        let text = "[[listener]]\naddress = \"127.0.0.1:25\"\n[[route]]\nname = \"a\"\ndomains = [\"x.test\", \".y.test\"]\nnext_hops = \"192.0.2.1:25\"\n";
+        let config = Config::parse(text).unwrap();
+        let settings = settings(&config, None);
+        let names: Vec<&str> = settings.routes.iter().map(|route| &*route.name).collect();
+        assert_eq!(names, ["a", "mx"]);
+        let domains = &settings.routes[0].domains;
+        assert!(
+            domains.fits("x.test") && domains.fits("b.y.test") && !domains.fits("y.test") && !domains.fits("a.x.test")
+        );
+        assert_eq!(route_plan(&config), ["x.test .y.test -> 192.0.2.1:25", "* -> the domain's mail hosts"]);
+    }
+}

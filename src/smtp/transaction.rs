@@ -1,0 +1,63 @@
+//! What a session and its owner say to each other about transactions: the questions of [`Transactions`] and their
+//! values.
+//!
+//! Not here: the order in which they are asked (src/smtp/server.rs). An owner refuses with a reply that goes to the
+//! client as it is.
+
+use crate::address::Address;
+use crate::clock::Now;
+use crate::envelope::{Body, Recipient, Ret};
+use crate::reply::Reply;
+use std::net::SocketAddr;
+
+/// What MAIL said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailFrom {
+    /// None is the null path `<>`.
+    pub reverse_path: Option<Address>,
+    /// SIZE=: how many octets the client thinks it will send (RFC 1870); within the session's bound.
+    pub size: Option<u64>,
+    /// BODY=.
+    pub body: Body,
+    /// SMTPUTF8 was given.
+    pub smtputf8: bool,
+    /// RET=.
+    pub ret: Option<Ret>,
+    /// ENVID=, still encoded as xtext.
+    pub envid: Option<Box<str>>,
+}
+
+/// What a session asks of its owner, each when it is due; all of it is answered at once.
+///
+/// The order: `proxied` at most once and first; then any number of `hello`s and transactions. A transaction is `mail`,
+/// `recipient`s, `begin_content`, `content`s, `end_content`. An owner that refuses `mail` or `recipient` has taken
+/// nothing of it. After a refusal of `begin_content`, `content` or `end_content` the transaction is over and the
+/// session calls `abort`.
+pub trait Transactions {
+    /// The client is not the peer of the connection but this one: a PROXY header said so.
+    fn proxied(&mut self, client: SocketAddr);
+
+    /// HELO or (`extended`) EHLO with this name, which is printable ASCII of at most 255 octets and proves nothing.
+    fn hello(&mut self, name: &str, extended: bool);
+
+    /// May this sender send?
+    fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply>;
+
+    /// May this recipient be sent to?
+    fn recipient(&mut self, recipient: Recipient, now: Now) -> Result<(), Reply>;
+
+    /// DATA or the first BDAT has come, with at least one recipient: may the content come?
+    fn begin_content(&mut self, now: Now) -> Result<(), Reply>;
+
+    /// The next octets of the content, dots unstuffed, line ends as they shall be kept. Refused once, it is not called
+    /// again: the session skips the rest of the content and then gives the refusal.
+    fn content(&mut self, bytes: &[u8]) -> Result<(), Reply>;
+
+    /// The content is complete. Ok: it is being stored, and the session waits for
+    /// [`handle_stored`](crate::smtp::server::Session::handle_stored).
+    fn end_content(&mut self, now: Now) -> Result<(), Reply>;
+
+    /// The transaction is over and is to be forgotten: RSET, a new EHLO, content refused, QUIT. When the connection
+    /// is lost or the session closes by itself (timeouts, shutdown), the owner knows it without being called.
+    fn abort(&mut self);
+}
