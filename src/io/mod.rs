@@ -10,6 +10,8 @@ mod connection_task;
 mod disk;
 mod disk_helper;
 pub mod dns;
+#[cfg(test)]
+mod dns_tests;
 pub mod executor;
 pub mod handler;
 mod listener;
