@@ -60,6 +60,7 @@ struct Book {
     notices: HashMap<(Token, u16), Vec<Coming>>,
     fingerprints: HashMap<Token, Fingerprint>,
     unanswered: HashMap<(Token, u16), usize>,
+    unanswered_notices: HashMap<(Token, u16), usize>,
     damaged: Vec<String>,
     strange: Vec<String>,
     /// Acknowledged recipients whose arrival, or notice, has not come.
@@ -114,9 +115,12 @@ impl Ledger {
         self.changed.notify_all();
     }
 
-    /// Notes that a sender was told that a recipient failed.
-    pub fn notified(&self, failed: Destination, coming: Coming) {
+    /// Notes that a sender was told that a recipient failed; `unanswered` as for an arrival.
+    pub fn notified(&self, failed: Destination, coming: Coming, unanswered: bool) {
         let mut book = self.book();
+        if unanswered {
+            *book.unanswered_notices.entry((failed.token, failed.index)).or_default() += 1;
+        }
         book.note_first(&failed, failed.behaviour == Behaviour::RefuseAlways);
         book.notices.entry((failed.token, failed.index)).or_default().push(coming);
         drop(book);
@@ -209,8 +213,9 @@ impl Ledger {
         }
         for (key, times) in &book.notices {
             findings.notified += 1;
-            if times.len() > 1 {
-                findings.notified_again.push(Repeated::new(*key, times, 0));
+            let unanswered = book.unanswered_notices.get(key).copied().unwrap_or(0);
+            if times.len() > 1 + unanswered {
+                findings.notified_again.push(Repeated::new(*key, times, unanswered));
             }
         }
         findings
@@ -364,8 +369,8 @@ mod tests {
         let one = destination(Behaviour::RefuseAlways);
         ledger.acknowledged(acknowledged(one));
         assert_eq!(ledger.findings().lost.len(), 1);
-        ledger.notified(one, now());
-        ledger.notified(one, now());
+        ledger.notified(one, now(), false);
+        ledger.notified(one, now(), false);
         let findings = ledger.findings();
         assert_eq!((findings.lost.len(), findings.notified, findings.notice_repeats()), (0, 1, 1));
     }

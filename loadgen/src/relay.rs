@@ -86,7 +86,7 @@ impl RelayCommand {
 
     /// What `ringpost spool WHAT` says of the spool, while nothing runs on it.
     pub fn spool_says(&self, what: &str) -> String {
-        match Command::new(&self.binary).args(["spool", what, "--spool"]).arg(&self.spool).output() {
+        match Command::new(&self.binary).args(["spool", what]).arg(&self.spool).output() {
             Ok(output) => {
                 String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
             }

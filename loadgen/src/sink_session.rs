@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
             report.reports += u64::from(is_report);
         }
         if is_report {
-            return self.take_report(coming);
+            return self.take_report(coming, unanswered);
         }
         if destinations.len() != self.recipients.len() {
             self.common.ledger.strange(format!("mail for {:?}", self.recipients));
@@ -239,7 +239,7 @@ impl<'a> Session<'a> {
     }
 
     /// A report on failures: notes each recipient that it says has failed, if it went to the right sender.
-    fn take_report(&mut self, coming: Coming) {
+    fn take_report(&mut self, coming: Coming, unanswered: bool) {
         let failed = failed_recipients(&self.content);
         let to = self.recipients.first().and_then(|address| sender_token(address));
         if failed.is_empty() {
@@ -247,7 +247,7 @@ impl<'a> Session<'a> {
         }
         for destination in failed {
             if to == Some(destination.token) {
-                self.common.ledger.notified(destination, coming);
+                self.common.ledger.notified(destination, coming, unanswered);
             } else {
                 let address = &self.recipients;
                 self.common.ledger.strange(format!("a report on {} to {address:?}", destination.token));

@@ -16,8 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a session waits before it connects again to a server that did not let it.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// How long a session waits after a refused connection or message, so that refusals do not use up the messages.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 /// Reasons for lost connections that are kept for the report.
 const REASONS_MAX: usize = 32;
 
@@ -94,7 +94,7 @@ impl Common {
 
     /// A pause that a stop cuts short.
     fn pause(&self) {
-        let wait = self.gate_changed.wait_timeout_while(self.gate(), RECONNECT_PAUSE, |gate| !gate.stopped);
+        let wait = self.gate_changed.wait_timeout_while(self.gate(), REFUSED_PAUSE, |gate| !gate.stopped);
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -315,6 +315,8 @@ impl Session {
             self.report.transaction.record(answer.duration);
             let (token, fingerprint) = (message.token, message.fingerprint);
             self.common.ledger.acknowledged(Acknowledged { token, fingerprint, recipients, id, at });
+        } else {
+            self.common.pause();
         }
         Ok(())
     }

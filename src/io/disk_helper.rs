@@ -7,6 +7,7 @@
 //! each once; an error is an answer too, and leaves nothing half-made behind.
 
 use crate::io::mailbox::{self, Mailbox};
+use crate::io::net;
 use crossbeam_queue::ArrayQueue;
 use ringpost_spool::{DiskError, FileId, SegmentId};
 use std::ffi::OsStr;
@@ -218,7 +219,7 @@ impl Worker {
             DiskError::NoSpace => "free space on the spool's file system",
             _ => "check the spool's disk and permissions",
         };
-        format!("{what} {} failed: {error}; {cure}", path.display())
+        format!("{what} {} failed: {}; {cure}", path.display(), net::words(error))
     }
 
     fn prepare(&mut self, segment: SegmentId) -> io::Result<()> {

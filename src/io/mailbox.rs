@@ -98,11 +98,6 @@ impl<M> Mailbox<M> {
         self.shared.queue.is_empty()
     }
 
-    /// Wakes the receiving task, though no message has come.
-    pub(crate) fn wake(&self) {
-        self.shared.waker.wake();
-    }
-
     /// Forgets the waker of the receiving task, so that it is dropped on the receiver's own thread and not by a sender.
     pub(crate) fn forget_waker(&self) -> Option<Waker> {
         self.shared.waker.take()

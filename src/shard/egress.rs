@@ -314,6 +314,8 @@ impl Core {
                         if let Some(known) = self.sites.get_mut(outbound.site) {
                             known.opening -= 1;
                         }
+                        // Counted as opened: whatever comes next must not count it down again.
+                        outbound.phase = Phase::Busy;
                         self.host_works(outbound.site, outbound.address, now);
                     }
                     self.next_transaction(outbound, now);

@@ -56,8 +56,11 @@ pub fn judge(findings: &Findings, kills: &[Kill]) -> Result<Figures, String> {
         ..Figures::default()
     };
     let mut by_kill = vec![0; kills.len()];
-    for repeated in findings.repeated.iter().chain(&findings.notified_again) {
-        explain(repeated, kills, &mut by_kill, &mut figures, &mut faults);
+    for repeated in &findings.repeated {
+        explain("repeated", repeated, kills, &mut by_kill, &mut figures, &mut faults);
+    }
+    for repeated in &findings.notified_again {
+        explain("notified again", repeated, kills, &mut by_kill, &mut figures, &mut faults);
     }
     for (number, (kill, count)) in kills.iter().zip(&by_kill).enumerate() {
         if *count > kill.repeats_max {
@@ -70,6 +73,7 @@ pub fn judge(findings: &Findings, kills: &[Kill]) -> Result<Figures, String> {
 
 /// Finds the kill between the connections of each arrival and of the next. Arrivals that the destination left unanswered need none.
 fn explain(
+    what: &str,
     repeated: &Repeated,
     kills: &[Kill],
     by_kill: &mut [usize],
@@ -88,7 +92,8 @@ fn explain(
             None if excused > 0 => excused -= 1,
             None => {
                 let (token, index) = (repeated.token, repeated.index);
-                faults.push(format!("repeated: {token} for recipient {index}, without a kill in between"));
+                let all = &repeated.comings;
+                faults.push(format!("{what}: {token} for recipient {index}, without a kill in between: {all:?}"));
             }
         }
     }

@@ -120,6 +120,36 @@ fn what_was_synced_stays_and_what_was_not_goes() {
 }
 
 #[test]
+fn a_write_that_asks_for_it_is_durable_by_itself() {
+    if !ready() {
+        return;
+    }
+    let place = mount_point("durable");
+    let disk = PowerDisk::mount(&place, Behaviour::default(), seed()).expect("a mount");
+    let path = place.join("file");
+    let file = File::create(&path).expect("a file");
+    file.write_all_at(&[1; 16384], 0).expect("room");
+    file.sync_all().expect("a sync");
+    File::open(&place).expect("the directory").sync_all().expect("a sync");
+    let open = |flags| File::options().write(true).custom_flags(flags).open(&path).expect("the file");
+    let block = AlignedBlock([2; 4096]);
+    open(libc::O_DIRECT).write_all_at(&block.0, 0).expect("room");
+    open(libc::O_DIRECT | libc::O_DSYNC).write_all_at(&block.0, 4096).expect("room");
+    open(libc::O_DSYNC).write_all_at(&block.0, 8192).expect("room");
+    let part = libc::iovec { iov_base: block.0.as_ptr().cast_mut().cast(), iov_len: block.0.len() };
+    let direct = open(libc::O_DIRECT);
+    // SAFETY: one part that lives through the call and is only read.
+    let written = unsafe { libc::pwritev2(direct.as_raw_fd(), &part, 1, 12288, libc::RWF_DSYNC) };
+    assert_eq!(written, 4096);
+    drop((file, direct));
+    let disk = cut(disk, Cut::Nothing);
+    let kept: Vec<u8> = fs::read(&path).expect("the file").chunks(4096).map(|block| block[0]).collect();
+    assert!(kept[1..] == [2, 2, 2], "{kept:?}");
+    drop(disk);
+    fs::remove_dir(&place).expect("nothing is left behind");
+}
+
+#[test]
 fn unsynced_writes_are_torn_at_sectors() {
     if !ready() {
         return;
