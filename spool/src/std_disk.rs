@@ -1,5 +1,6 @@
 //! A spool directory on a real file system, by blocking calls: `segments/LL-SSSSSS.seg` are segments, `segments/spare-*`
-//! files that wait for use, `content/ID` spilled contents.
+//! files that wait for use, `segments/new-*` files being made, `content/ID` spilled contents. A file gets its final name
+//! only when it is whole and synced, so a crash never leaves a half-made segment.
 //!
 //! For recovery, verify and dump, and for the helper thread that prepares and recycles segments. Not for the mail path.
 
@@ -8,7 +9,7 @@ use crate::segment::{BLOCK, SegmentId};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The directory of segments inside a spool directory.
@@ -16,6 +17,8 @@ pub const SEGMENT_DIRECTORY: &str = "segments";
 /// The directory of content files inside a spool directory.
 pub const CONTENT_DIRECTORY: &str = "content";
 const SPARE_PREFIX: &str = "spare-";
+/// Of files that are being made: worthless after a crash.
+const NEW_PREFIX: &str = "new-";
 /// Bytes of zeros written at a time to a new segment.
 const ZEROS_LEN: usize = 1024 * 1024;
 
@@ -43,6 +46,11 @@ impl StdDisk {
         Ok(disk)
     }
 
+    /// The spool in this directory, which exists: no file is touched.
+    pub fn at(directory: impl Into<PathBuf>) -> StdDisk {
+        StdDisk { directory: directory.into() }
+    }
+
     /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -62,17 +70,26 @@ impl StdDisk {
 
     /// Performs [`DiskOp::Prepare`](crate::DiskOp::Prepare): takes a spare of `size` bytes or makes a zero-filled file,
     /// and gives it the segment's name. Spares of another size are removed.
+    ///
+    /// # Errors
+    /// Those of the file system; `AlreadyExists` rather than writing over a segment. Nothing half-made is left behind.
     pub fn prepare(&self, segment: SegmentId, size: u32) -> io::Result<()> {
         let path = self.path(FileId::Segment(segment));
         if path.exists() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists already", path.display())));
         }
-        let source = match self.take_spare(size)? {
-            Some(spare) => spare,
-            None => self.make_spare(segment, size)?,
+        let new = self.segment_directory().join(format!("{NEW_PREFIX}{}", segment.file_name()));
+        let made = match self.take_spare(&new, size) {
+            Ok(true) => Ok(()),
+            Ok(false) => fill_new(&new, size),
+            Err(error) => Err(error),
         };
-        fs::rename(&source, &path)?;
-        sync_directory(&self.segment_directory())
+        if let Err(error) = made.and_then(|()| fs::rename(&new, &path)) {
+            // It would only hold space; it is made anew when it is needed.
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
+        self.sync_segments()
     }
 
     /// Performs [`DiskOp::Recycle`](crate::DiskOp::Recycle): the file becomes a spare, or is removed if there are
@@ -80,59 +97,89 @@ impl StdDisk {
     pub fn recycle(&self, segment: SegmentId, spares_max: usize) -> io::Result<()> {
         let path = self.path(FileId::Segment(segment));
         if self.spare_paths()?.len() < spares_max {
+            // A segment's number is never used twice, so neither is the spare's.
             fs::rename(&path, self.segment_directory().join(format!("{SPARE_PREFIX}{segment}")))?;
         } else {
             fs::remove_file(&path)?;
         }
-        sync_directory(&self.segment_directory())
+        self.sync_segments()
     }
 
     /// Performs [`DiskOp::Discard`](crate::DiskOp::Discard): removes the file.
     pub fn discard(&self, segment: SegmentId) -> io::Result<()> {
-        fs::remove_file(self.path(FileId::Segment(segment)))?;
+        gone(fs::remove_file(self.path(FileId::Segment(segment))))?;
+        self.sync_segments()
+    }
+
+    /// Removes what a crash left half-made for this log.
+    pub fn remove_half_made(&self, log: u8) -> io::Result<()> {
+        for path in self.named(&format!("{NEW_PREFIX}{log:02x}-"))? {
+            gone(fs::remove_file(path))?;
+        }
+        Ok(())
+    }
+
+    /// fsync of the directory of contents.
+    pub fn sync_contents(&self) -> io::Result<()> {
+        sync_directory(&self.directory.join(CONTENT_DIRECTORY))
+    }
+
+    fn sync_segments(&self) -> io::Result<()> {
         sync_directory(&self.segment_directory())
     }
 
     fn spare_paths(&self) -> io::Result<Vec<PathBuf>> {
+        self.named(SPARE_PREFIX)
+    }
+
+    /// The files of the directory of segments whose names begin so.
+    fn named(&self, prefix: &str) -> io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for entry in fs::read_dir(self.segment_directory())? {
             let entry = entry?;
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(SPARE_PREFIX)) {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix)) {
                 paths.push(entry.path());
             }
         }
         Ok(paths)
     }
 
-    /// A spare whose first block is zero, so that no header of an earlier use can be taken for a new one.
-    fn take_spare(&self, size: u32) -> io::Result<Option<PathBuf>> {
-        for path in self.spare_paths()? {
-            let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            if file.metadata()?.len() != u64::from(size) {
-                fs::remove_file(&path)?;
+    /// Gives a spare the name `new`, with zeros in its first block, so that no header of an earlier use can be taken for
+    /// a new one. False when there is none. Several shards may look at the same time.
+    fn take_spare(&self, new: &Path, size: u32) -> io::Result<bool> {
+        for spare in self.spare_paths()? {
+            let Ok(data) = fs::metadata(&spare) else { continue };
+            if data.len() != u64::from(size) {
+                gone(fs::remove_file(&spare))?;
                 continue;
             }
+            match fs::rename(&spare, new) {
+                Ok(()) => {}
+                // Another shard took it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
+            let file = OpenOptions::new().write(true).open(new)?;
             file.write_all_at(&[0; BLOCK as usize], 0)?;
             file.sync_data()?;
-            return Ok(Some(path));
+            return Ok(true);
         }
-        Ok(None)
-    }
-
-    fn make_spare(&self, segment: SegmentId, size: u32) -> io::Result<PathBuf> {
-        let path = self.segment_directory().join(format!("{SPARE_PREFIX}{segment}.new"));
-        let made = fill_new(&path, size);
-        if made.is_err() {
-            // A half-made file would only hold space; it is made anew when it is needed.
-            let _ = fs::remove_file(&path);
-        }
-        made.map(|()| path)
+        Ok(false)
     }
 }
 
-/// Makes a file of zeros whose blocks are all allocated and written.
+/// That a file is absent already is as good as its removal.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a file of zeros whose blocks are all allocated and written, so that writing them again needs no new space and
+/// no change of the file system's own records.
 fn fill_new(path: &Path, size: u32) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     // SAFETY: the descriptor is open for the whole call and the kernel reads nothing from our memory.
     let refused = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, i64::from(size)) } != 0;
     if refused {
@@ -142,14 +189,29 @@ fn fill_new(path: &Path, size: u32) -> io::Result<()> {
             return Err(error);
         }
     }
-    let zeros = vec![0; ZEROS_LEN];
+    // Past the page cache where that is possible: nobody reads these zeros.
+    let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path);
+    match direct.and_then(|direct| write_zeros(&direct, size)) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => write_zeros(&file, size)?,
+        other => other?,
+    }
+    file.sync_all()
+}
+
+/// A piece of zeros that direct IO accepts.
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_LEN]);
+
+static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
+
+fn write_zeros(file: &File, size: u32) -> io::Result<()> {
     let mut offset = 0;
     while offset < u64::from(size) {
         let len = (u64::from(size) - offset).min(ZEROS_LEN as u64);
-        file.write_all_at(&zeros[..len as usize], offset)?;
+        file.write_all_at(&ZEROS.0[..len as usize], offset)?;
         offset += len;
     }
-    file.sync_all()
+    Ok(())
 }
 
 /// fsync of a directory: the names in it are on stable storage.
@@ -189,7 +251,7 @@ impl Disk for StdDisk {
     }
 
     fn remove_content(&self, content: u64) -> io::Result<()> {
-        fs::remove_file(self.path(FileId::Content(content)))
+        gone(fs::remove_file(self.path(FileId::Content(content))))
     }
 }
 

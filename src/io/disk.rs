@@ -13,7 +13,7 @@ use crate::io::turn::WakerCell;
 use bytes::Bytes;
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
-use ringpost_spool::{DiskDone, DiskError, DiskOp, FileId, OpId};
+use ringpost_spool::{DiskDone, DiskError, DiskOp, FileId, OpId, StdDisk};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -34,6 +34,7 @@ pub(crate) enum DiskEvent {
 /// The disk of one shard.
 pub(crate) struct Disk {
     spec: DiskSpec,
+    files_at: StdDisk,
     shard: u8,
     helper: Helper,
     files: RefCell<HashMap<FileId, Rc<SpoolFile>>>,
@@ -146,6 +147,7 @@ impl Disk {
 
     pub(crate) fn new(spec: DiskSpec, shard: u8, helper: Helper) -> Disk {
         Disk {
+            files_at: StdDisk::at(&spec.directory),
             spec,
             shard,
             helper,
@@ -364,7 +366,7 @@ impl Disk {
     }
 
     async fn open_anew(&self, id: FileId, create: bool) -> io::Result<Handle> {
-        let path = self.spec.path(id);
+        let path = self.files_at.path(id);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create).mode(0o600);
         if !self.refuses_direct.get() {
