@@ -336,7 +336,7 @@ impl Core {
     fn end_turn(&mut self, now: Now) {
         self.route_unrouted(now);
         self.pump_sites(now);
-        self.log.flush(now.unix.as_millis());
+        self.log.flush(now.instant.as_millis());
         self.log_events(now);
         self.stop_if_done(now);
     }
@@ -419,7 +419,7 @@ impl Handler for Core {
             self.metrics.sync_us.saturating_record(now.instant.since(since).as_micros() as u64);
             self.sync_began = None;
         }
-        self.log.handle_done(done, now.unix.as_millis());
+        self.log.handle_done(done, now.instant.as_millis());
         self.log_events(now);
     }
 
@@ -487,7 +487,7 @@ impl Handler for Core {
         let log = self
             .log
             .next_deadline_ms()
-            .map(|at| self.now.instant.after(Duration::from_millis(at.saturating_sub(self.now.unix.as_millis()))));
+            .map(|at| self.now.instant.after(Duration::from_millis(at.saturating_sub(self.now.instant.as_millis()))));
         let connections = (0..self.connections.places())
             .filter_map(|index| self.connections.at(index))
             .map(|(_, conn)| self.connection_deadline(conn))

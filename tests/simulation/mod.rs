@@ -51,7 +51,7 @@ const LONGEST_JUMP: Ns = 14 * S;
 /// Between two heartbeats.
 const TICK: Ns = 20 * MS;
 /// A world that takes more events than this does not come to rest.
-const EVENTS_MAX: u64 = 6_000_000;
+const EVENTS_MAX: u64 = 1_500_000;
 
 /// What will happen.
 #[derive(Debug)]
@@ -267,6 +267,9 @@ impl World {
                     let Some(Reverse(planned)) = self.events.pop() else { break };
                     self.now = self.now.max(planned.at);
                     self.handled += 1;
+                    if self.handled > EVENTS_MAX - 20 {
+                        self.trace.line(self.now, format_args!("and on: {:?}", planned.event));
+                    }
                     self.handle(planned.event);
                 }
                 (_, Some((shard, at))) => {

@@ -146,7 +146,8 @@ impl World {
     pub fn flush_relay(&mut self, link: LinkId) {
         loop {
             let Some(found) = self.links.get_mut(&link) else { return };
-            let room = found.window.saturating_sub(found.out.held);
+            let window = found.window;
+            let room = window.saturating_sub(found.out.held);
             let Some(end) = found.relay.as_mut() else { return };
             if end.end.is_some() || end.connecting {
                 return;
@@ -170,9 +171,9 @@ impl World {
                     break;
                 }
                 Some(Output::Bytes(mut bytes)) => {
-                    if room == 0 {
+                    if room < bytes.len().min(window / 2) {
                         end.output.push_front(Output::Bytes(bytes));
-                        // Goes on when something has arrived.
+                        // Goes on when enough has arrived; tiny pieces would breed tiny pieces.
                         return;
                     }
                     if bytes.len() > room {

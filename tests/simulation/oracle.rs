@@ -161,7 +161,12 @@ impl<'a> Books<'a> {
                 });
                 unknown || lacks || self.ledger.refused.contains(&whom)
             }
-            What::Expired => end.age_ms as Ns * MS + S >= self.plan.settings.schedule.lifetime.as_nanos() as Ns,
+            // What a restart finds is as old as the wall clock says, so a jump before a restart can age it.
+            What::Expired => {
+                let lifetime = self.plan.settings.schedule.lifetime.as_nanos() as Ns;
+                let jumped = !self.plan.jumps.is_empty() && self.ledger.stops.iter().any(|stop| stop.0 > entry.sent_at);
+                end.at - entry.sent_at + 40 * S >= lifetime || jumped
+            }
         };
         if !cause {
             found.push(format!("{name} ended as {:?} without cause, aged {} ms: {}", end.what, end.age_ms, end.reply));

@@ -22,7 +22,12 @@ pub(super) struct ReadCall {
 /// A content file being written.
 #[derive(Debug, Default)]
 pub(super) struct Spill {
+    /// Not answered, those that wait for the file included.
     writes: usize,
+    /// The file exists: the piece at offset 0 is written.
+    created: bool,
+    /// Pieces that wait for that.
+    waiting: Vec<DiskOp>,
     last: bool,
     syncing: bool,
     failed: bool,
@@ -84,15 +89,20 @@ impl Log {
     }
 
     /// Writes a piece of content to the message's own file. `offset` is a multiple of 4096, pieces but the last are
-    /// too; the first has offset 0 and may be written beside others only once its [`LogEvent::SpillProgress`] came,
-    /// since it creates the file. With `last` the file is synced when all pieces are written.
+    /// too. The first has offset 0 and creates the file, so the others are held back until it is written. With `last`
+    /// the file is synced when all pieces are written.
     pub fn spill(&mut self, id: u64, offset: u64, chunks: Vec<Bytes>, last: bool) -> OpId {
         let len = chunks.iter().map(Bytes::len).sum::<usize>().next_multiple_of(BLOCK as usize);
         let spill = self.spills.entry(id).or_default();
         spill.writes += 1;
         spill.last |= last;
+        let held_back = offset > 0 && !spill.created;
         let op = self.call(Call::SpillWrite(id));
-        self.ops.push_back(DiskOp::ContentWrite { op, content: id, offset, chunks, len });
+        let write = DiskOp::ContentWrite { op, content: id, offset, chunks, len };
+        match self.spills.get_mut(&id).filter(|_| held_back) {
+            Some(spill) => spill.waiting.push(write),
+            None => self.ops.push_back(write),
+        }
         op
     }
 
@@ -134,6 +144,15 @@ impl Log {
         spill.writes = spill.writes.saturating_sub(1);
         let first_failure = result.is_err() && !spill.failed;
         spill.failed |= result.is_err();
+        let waiting = std::mem::take(&mut spill.waiting);
+        if result.is_err() || spill.removing {
+            // Without its beginning the rest is of no use.
+            spill.writes -= waiting.len();
+            waiting.iter().for_each(|write| drop(self.calls.remove(&write.op())));
+        } else {
+            spill.created = true;
+            self.ops.extend(waiting);
+        }
         if spill.removing {
             if spill.writes == 0 {
                 self.spills.remove(&id);
