@@ -332,6 +332,15 @@ impl Disk {
         (self.weight, self.pending_names.len())
     }
 
+    /// Octets of unsynced changes in files whose names end so.
+    pub fn unsynced_of(&self, name_end: &str) -> u64 {
+        let named = |(name, number): (&OsString, &u64)| {
+            let node = name.to_str().is_some_and(|name| name.ends_with(name_end)).then(|| self.nodes.get(number))??;
+            Some(node.pending.iter().map(|(_, change)| change.weight()).sum::<u64>())
+        };
+        self.names.values().flatten().filter_map(named).sum()
+    }
+
     /// The disk as it is found after a power cut.
     pub fn after(mut self, cut: Cut, random: &mut Random) -> Disk {
         let share = random.below(101);
@@ -423,7 +432,15 @@ impl Disk {
             named.extend(names.values());
         }
         named.extend(self.pending_names.iter().flat_map(|change| change.sets.iter().filter_map(|set| set.2)));
-        self.nodes.retain(|number, node| node.opens > 0 || named.contains(number));
+        let mut gone = 0;
+        self.nodes.retain(|number, node| {
+            let kept = node.opens > 0 || named.contains(number);
+            if !kept {
+                gone += node.pending.iter().map(|(_, change)| change.weight()).sum::<u64>();
+            }
+            kept
+        });
+        self.weight = self.weight.saturating_sub(gone);
         self.names.retain(|number, _| named.contains(number));
         self.synced_names.retain(|number, _| named.contains(number));
     }

@@ -408,9 +408,9 @@ impl PowerDisk {
         self.shared.any().syncs
     }
 
-    /// Octets and changes of names that a power cut could lose now.
-    pub fn unsynced(&self) -> (u64, usize) {
-        self.shared.any().disk.unsynced()
+    /// Octets in files whose names end so that a power cut could lose now.
+    pub fn unsynced_of(&self, name_end: &str) -> u64 {
+        self.shared.any().disk.unsynced_of(name_end)
     }
 
     /// One sync fails with EIO, after so many others.
