@@ -25,7 +25,12 @@ fn everything_acknowledged_has_arrived_undamaged() {
     assert!(ledger.wait_complete(Duration::from_secs(10)));
     let findings = ledger.findings();
     assert_eq!((findings.lost.len(), findings.repeats()), (0, 0), "{findings}");
-    assert!(findings.damaged.is_empty() && findings.strange.is_empty(), "{:?} {:?}", findings.damaged, findings.strange);
+    assert!(
+        findings.damaged.is_empty() && findings.strange.is_empty(),
+        "{:?} {:?}",
+        findings.damaged,
+        findings.strange
+    );
     assert_eq!(report.acknowledged, findings.acknowledged);
     assert!(findings.acknowledged > 250 && report.refused_recipients > 0, "{findings}");
     assert_eq!(sink.report().messages, findings.acknowledged);

@@ -415,7 +415,7 @@ impl Log {
     pub fn reserve_group(&mut self, bytes: usize) -> Result<(), LogFull> {
         self.group = None;
         self.drain_pending();
-        if !self.pending.is_empty() {
+        if self.something_waits() {
             return Err(self.why_full());
         }
         self.place(bytes, bytes / record::HEAD_LEN + 1, Who::Message)?;
@@ -432,13 +432,13 @@ impl Log {
     /// Whether a message of usual size would be taken now. False: the disk is full or fails, or is far behind.
     pub fn accepts_messages(&self) -> bool {
         let room = (self.config.segment_size / 16) as usize;
-        self.pending.is_empty() && self.place_would_do(room, Who::Message)
+        !self.something_waits() && self.place_would_do(room, Who::Message)
     }
 
     /// Whether outcomes find room on disk. False: stop delivering until it is true again, since every outcome waits
     /// in memory.
     pub fn accepts_outcomes(&self) -> bool {
-        self.pending.is_empty() && self.place_would_do(record::outcome_record_len(4096), Who::Outcome)
+        !self.something_waits() && self.place_would_do(record::outcome_record_len(4096), Who::Outcome)
     }
 
     /// The end of a turn: writes the open batch if no write is in flight or if it holds outcomes, else lets it grow;
@@ -497,7 +497,7 @@ impl Log {
 
     /// When [`Log::flush`] must be called at the latest, milliseconds on the clock of `flush`.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let pause = (!self.pending.is_empty() || self.cuts_waiting()).then_some(self.paused_until_ms);
+        let pause = self.something_waits().then_some(self.paused_until_ms);
         [self.sync_deadline_ms(), self.prepare_retry_ms, pause.filter(|at| *at > self.now_ms)]
             .into_iter()
             .flatten()
@@ -527,6 +527,11 @@ impl Log {
         }
     }
 
+    /// Whether records wait for room; nothing may overtake them.
+    fn something_waits(&self) -> bool {
+        !self.pending.is_empty() || self.cuts_waiting()
+    }
+
     /// Room for a record of `total` bytes: in the group if there is one, else wherever it fits. Returns the group's
     /// number, 0 for none.
     fn make_room(&mut self, total: usize, who: Who) -> Result<u64, LogFull> {
@@ -538,7 +543,7 @@ impl Log {
             self.group = None;
         }
         self.drain_pending();
-        if !self.pending.is_empty() {
+        if self.something_waits() {
             return Err(self.why_full());
         }
         self.place(total, 1, who)?;

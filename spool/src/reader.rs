@@ -38,10 +38,6 @@ impl<'a> Reader<'a> {
         self.size.min(u64::from(u32::MAX - BLOCK)) as u32
     }
 
-    pub(crate) fn set_step(&mut self, step: usize) {
-        self.step = step;
-    }
-
     pub(crate) fn will_read(&self, offset: u64, len: u64) {
         self.file.will_read(offset, len);
     }

@@ -110,6 +110,10 @@ pub struct ContentRef {
 
 /// What every checksum of one use of a segment begins with.
 pub(crate) fn checksum_seed(segment: SegmentId, generation: u64) -> u32 {
+    #[cfg(feature = "planted-faults")]
+    if crate::planted::is(crate::planted::PlantedFault::StaleGeneration) {
+        return 0;
+    }
     crc32c::crc32c_append(crc32c::crc32c(&generation.to_le_bytes()), &segment.0.to_le_bytes())
 }
 

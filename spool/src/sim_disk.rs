@@ -590,7 +590,7 @@ mod tests {
             disk.crash();
             let bytes = disk.bytes(FileId::Segment(segment)).unwrap();
             assert!(bytes[..4096].iter().all(|b| *b == 1));
-            lost += usize::from(bytes[4096..8192].iter().any(|b| *b == 0));
+            lost += usize::from(bytes[4096..8192].contains(&0));
         }
         assert!(lost > 10, "unsynced writes are lost now and then: {lost}");
     }

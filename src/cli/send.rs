@@ -111,8 +111,11 @@ fn content(args: &SendArgs, hostname: &str) -> Result<Bytes, Failure> {
             read(&mut opened, &name)?
         }
         None => {
-            let body =
-                if args.body == "-" { read(&mut io::stdin().lock(), "standard input")? } else { args.body.clone().into() };
+            let body = if args.body == "-" {
+                read(&mut io::stdin().lock(), "standard input")?
+            } else {
+                args.body.clone().into()
+            };
             let mut message = headers(args, hostname, body.is_ascii()).into_bytes();
             message.extend_from_slice(&body);
             message

@@ -34,9 +34,15 @@ pub fn run(args: &StatusArgs) -> Result<u8, Failure> {
         writeln!(out, "the spool is still being read: {} of {} shards are done", status.recovered, status.shards)?;
     }
     let Status { messages, ready, in_flight, scheduled, held, routing, .. } = status;
-    writeln!(out, "waiting     {messages} messages; recipients: {ready} ready, {in_flight} in flight, {scheduled} scheduled, {held} held, {routing} being routed")?;
+    writeln!(
+        out,
+        "waiting     {messages} messages; recipients: {ready} ready, {in_flight} in flight, {scheduled} scheduled, {held} held, {routing} being routed"
+    )?;
     let Status { received, delivered, deferred, bounced, expired, .. } = status;
-    writeln!(out, "since start {received} received; {delivered} delivered, {deferred} deferrals, {bounced} bounced, {expired} expired")?;
+    writeln!(
+        out,
+        "since start {received} received; {delivered} delivered, {deferred} deferrals, {bounced} bounced, {expired} expired"
+    )?;
     writeln!(out, "open        {} sessions, {} outgoing connections", status.sessions_open, status.outgoing_open)?;
     writeln!(out, "memory      {} MiB", status.resident_octets >> 20)?;
     if !sites.is_empty() {

@@ -61,7 +61,9 @@ fn cure(cause: &io::Error) -> &'static str {
         Some(libc::EACCES | libc::EPERM) => {
             "ports below 1024 need the right CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE), or choose a higher port"
         }
-        Some(libc::EADDRNOTAVAIL) => "no interface of this machine has this address: correct it or bring the interface up",
+        Some(libc::EADDRNOTAVAIL) => {
+            "no interface of this machine has this address: correct it or bring the interface up"
+        }
         Some(libc::EAFNOSUPPORT) => "this kernel has no IPv6: remove the address or enable IPv6",
         Some(libc::EMFILE | libc::ENFILE) => "no descriptor is left: raise the limit on open files (LimitNOFILE=)",
         _ => "check the address in the configuration",

@@ -7,6 +7,7 @@
 //! each once; an error is an answer too, and leaves nothing half-made behind.
 
 use crate::io::mailbox::{self, Mailbox};
+use crate::io::net;
 use crossbeam_queue::ArrayQueue;
 use ringpost_spool::{DiskError, FileId, SegmentId};
 use std::ffi::OsStr;
@@ -105,7 +106,10 @@ impl Helper {
     pub(crate) fn start(spec: DiskSpec, shard: u8) -> io::Result<Helper> {
         make_directories(&spec, shard).map_err(|error| {
             let place = spec.directory.display();
-            io::Error::new(error.kind(), format!("spool {place}: {error}; it must be a directory this process may write to"))
+            io::Error::new(
+                error.kind(),
+                format!("spool {place}: {error}; it must be a directory this process may write to"),
+            )
         })?;
         let shared = Arc::new(Shared { requests: ArrayQueue::new(REQUESTS_MAX), stop: AtomicBool::new(false) });
         // One place for each request that may be under way, so an answer always finds room.
@@ -215,7 +219,7 @@ impl Worker {
             DiskError::NoSpace => "free space on the spool's file system",
             _ => "check the spool's disk and permissions",
         };
-        format!("{what} {} failed: {error}; {cure}", path.display())
+        format!("{what} {} failed: {}; {cure}", path.display(), net::words(error))
     }
 
     fn prepare(&mut self, segment: SegmentId) -> io::Result<()> {
@@ -313,7 +317,8 @@ fn make_directories(spec: &DiskSpec, shard: u8) -> io::Result<()> {
     for leftover in named(&spec.segments(), &format!("new-{shard:02x}-"))? {
         remove_if_there(&leftover)?;
     }
-    let mut probe = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(spec.probe_path(shard))?;
+    let mut probe =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(spec.probe_path(shard))?;
     probe.write_all(&[0; BLOCK])
 }
 

@@ -44,6 +44,9 @@ pub struct Mailboxes<M, R> {
     pub control: InboxSender<R>,
 }
 
+/// At the end the tasks are waited for so many milliseconds; the heartbeat, which may be asleep, is the last to see it.
+const ENDINGS_MAX: u32 = 1000;
+
 /// What a shard is made of.
 #[derive(Debug)]
 pub struct ShardSpec<M, R> {
@@ -82,7 +85,9 @@ pub fn run_shard<H: Handler + 'static>(
             .name(&format!("shard-{number}"))
             .io_memory(spec.io_memory)
             .make()
-            .map_err(|error| format!("shard {number}: the executor cannot be made: {error}; see `ringpost check-config`"))?;
+            .map_err(|error| {
+                format!("shard {number}: the executor cannot be made: {error}; see `ringpost check-config`")
+            })?;
         let result = executor.run(run(spec, helper, make));
         if result.is_err() {
             // Its tasks are in an unknown state, and the process is about to end: nothing is taken apart.
@@ -127,12 +132,17 @@ async fn run<H: Handler + 'static>(
     if let Some(failure) = shard.take_failure() {
         return Err(failure);
     }
-    // The tasks see the end and go; each holds the shard while it lives.
-    while Rc::strong_count(&shard) > 1 {
+    // The tasks see the end and go; each holds the shard while it lives. Senders on other threads may outlive the
+    // executor, so its wakers must not stay with them.
+    for _ in 0..ENDINGS_MAX {
+        if let Some(waker) = own.forget_waker() {
+            waker.wake();
+        }
+        if Rc::strong_count(&shard) == 1 {
+            break;
+        }
         Timer::new(Duration::from_millis(1)).await;
     }
-    // Senders on other threads may outlive the executor: its wakers must not stay with them.
-    drop(own.forget_waker());
     shard.disk.forget_wakers();
     Ok(())
 }

@@ -218,7 +218,8 @@ mod tests {
                 })
             })
             .collect();
-        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(65_536).make().unwrap();
+        let executor =
+            glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(65_536).make().unwrap();
         let seen = executor.run(async move {
             let mut next = [0; SENDERS as usize];
             for _ in 0..SENDERS * EACH {

@@ -20,3 +20,12 @@ pub mod sigbus;
 pub mod tls;
 mod tls_link;
 mod turn;
+
+#[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -45,9 +45,8 @@ impl Drop for NamedMap {
 /// Tells the handler which file a map shows from its first byte on. Drop the result before the map.
 pub fn name_map(map: &[u8], file: FileId) -> NamedMap {
     let start = map.as_ptr() as usize;
-    let free = SLOTS
-        .iter()
-        .position(|slot| slot.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok());
+    let free =
+        SLOTS.iter().position(|slot| slot.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok());
     if let Some(slot) = free.map(|index| &SLOTS[index]) {
         let (kind, name) = match file {
             FileId::Segment(segment) => (SEGMENT, u64::from(segment.0)),

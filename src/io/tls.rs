@@ -10,7 +10,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -156,7 +158,8 @@ pub fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupE
         problem,
         expected: "the certificate and its chain, the own one first",
     };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))?.collect();
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))?.collect();
     match chain {
         Ok(chain) if chain.is_empty() => Err(fail("it holds no certificate".to_owned())),
         Ok(chain) => Ok(chain),
@@ -209,10 +212,12 @@ pub fn system_roots() -> Result<RootCertStore, TlsSetupError> {
 /// # Errors
 /// When the host name cannot stand in a certificate.
 pub fn self_signed(hostname: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsSetupError> {
-    let fail = |error: rcgen::Error| TlsSetupError::SelfSigned { hostname: hostname.to_owned(), problem: error.to_string() };
+    let fail =
+        |error: rcgen::Error| TlsSetupError::SelfSigned { hostname: hostname.to_owned(), problem: error.to_string() };
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(fail)?;
-    let certificate =
-        rcgen::CertificateParams::new(vec![hostname.to_owned()]).and_then(|params| params.self_signed(&key)).map_err(fail)?;
+    let certificate = rcgen::CertificateParams::new(vec![hostname.to_owned()])
+        .and_then(|params| params.self_signed(&key))
+        .map_err(fail)?;
     Ok((vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into())))
 }
 
@@ -296,7 +301,8 @@ mod tests {
         let directory = std::env::temp_dir();
         let path = directory.join(format!("ringpost-pair-{}.pem", std::process::id()));
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let certificate = rcgen::CertificateParams::new(vec!["x.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec!["x.example".to_owned()]).unwrap().self_signed(&key).unwrap();
         std::fs::write(&path, certificate.pem() + &key.serialize_pem()).unwrap();
         let loaded = (load_chain(&path), load_key(&path));
         std::fs::remove_file(&path).unwrap();

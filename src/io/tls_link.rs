@@ -33,7 +33,12 @@ impl TlsLink {
     }
 
     /// The side that `side` names; `peer` is the remote address, `listener` where the connection came in.
-    pub(crate) fn start(setup: &TlsSetup, side: &TlsSide, peer: Option<IpAddr>, listener: usize) -> Result<TlsLink, String> {
+    pub(crate) fn start(
+        setup: &TlsSetup,
+        side: &TlsSide,
+        peer: Option<IpAddr>,
+        listener: usize,
+    ) -> Result<TlsLink, String> {
         let TlsSide::Client { name, verify } = side else {
             return TlsLink::server(setup, listener);
         };
@@ -107,7 +112,8 @@ impl TlsLink {
             Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
             _ => "TLSv1.3",
         };
-        let cipher = self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
+        let cipher =
+            self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
         Some(TlsInfo { version, cipher })
     }
 }

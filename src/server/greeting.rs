@@ -21,7 +21,8 @@ pub fn recipe(config: &Config, program: &str, sandbox: Option<SocketAddr>) -> St
     }
     let server = reachable(*first);
     lines.push(String::new());
-    lines.push("Send a first message from another terminal, with curl or with swaks, and see what became of it:".into());
+    lines
+        .push("Send a first message from another terminal, with curl or with swaks, and see what became of it:".into());
     lines.push(format!(
         r"  printf 'Subject: hello\r\n\r\nHello.\r\n' | curl -sS smtp://{server} --mail-from me@example.com --mail-rcpt you@example.org -T -"
     ));
@@ -37,7 +38,9 @@ pub fn recipe(config: &Config, program: &str, sandbox: Option<SocketAddr>) -> St
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), v6.port()),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), v6.port())
+        }
         other => other,
     }
 }

@@ -66,7 +66,9 @@ fn tell(report: &RecoveryReport, took: Duration, log: &EventLog) {
         );
     }
     if *orphans_removed > 0 || *void_bytes > 0 {
-        let text = format!("recovery: {orphans_removed} left-over content files and {void_bytes} octets that were never acknowledged were dropped");
+        let text = format!(
+            "recovery: {orphans_removed} left-over content files and {void_bytes} octets that were never acknowledged were dropped"
+        );
         log.notice(Severity::Info, &text);
     }
     for damage in report.damage.iter().take(DAMAGE_TOLD) {
@@ -79,6 +81,9 @@ fn tell(report: &RecoveryReport, took: Duration, log: &EventLog) {
         log.notice(Severity::Error, &format!("the spool has {} damaged places in all", report.damage.len()));
     }
     if *orphans_kept > 0 {
-        log.notice(Severity::Warning, &format!("{orphans_kept} content files without a message are kept because of damage"));
+        log.notice(
+            Severity::Warning,
+            &format!("{orphans_kept} content files without a message are kept because of damage"),
+        );
     }
 }

@@ -68,7 +68,9 @@ impl Core {
     }
 
     fn list(&mut self, filter: &Filter, after: Option<MessageId>, limit: usize, now: Now) -> AdminReply {
-        let Some(wanted) = self.filter(filter) else { return AdminReply::Messages { messages: Vec::new(), next: None } };
+        let Some(wanted) = self.filter(filter) else {
+            return AdminReply::Messages { messages: Vec::new(), next: None };
+        };
         let page = self.queue.page(&wanted, after, limit.min(ADMIN_PAGE_MAX), ADMIN_BUDGET);
         let messages = page
             .messages

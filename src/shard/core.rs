@@ -119,7 +119,17 @@ pub struct Core {
 impl Core {
     /// A shard that has yet to be started.
     pub fn new(parts: CoreParts) -> Core {
-        let CoreParts { shard, shards, settings, sites: permits, loads, first_sequence, seed, spool_written, recovering } = parts;
+        let CoreParts {
+            shard,
+            shards,
+            settings,
+            sites: permits,
+            loads,
+            first_sequence,
+            seed,
+            spool_written,
+            recovering,
+        } = parts;
         let log = Log::new(
             LogConfig {
                 segment_size: settings.segment_size,
@@ -343,7 +353,14 @@ impl Handler for Core {
         self.end_turn(now);
     }
 
-    fn accepted(&mut self, listener: usize, peer: SocketAddr, _local: SocketAddr, now: Now, out: &mut Vec<u8>) -> Option<ConnId> {
+    fn accepted(
+        &mut self,
+        listener: usize,
+        peer: SocketAddr,
+        _local: SocketAddr,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Option<ConnId> {
         self.now = now;
         self.inbound_accepted(listener, peer, now, out)
     }
@@ -467,9 +484,10 @@ impl Handler for Core {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let log = self.log.next_deadline_ms().map(|at| {
-            self.now.instant.after(Duration::from_millis(at.saturating_sub(self.now.unix.as_millis())))
-        });
+        let log = self
+            .log
+            .next_deadline_ms()
+            .map(|at| self.now.instant.after(Duration::from_millis(at.saturating_sub(self.now.unix.as_millis()))));
         let connections = (0..self.connections.places())
             .filter_map(|index| self.connections.at(index))
             .map(|(_, conn)| self.connection_deadline(conn))

@@ -63,7 +63,16 @@ pub enum Verdict {
 impl AttemptOutcome {
     /// An outcome that no peer had a part in.
     pub fn local(verdict: Verdict, reply: Reply) -> AttemptOutcome {
-        AttemptOutcome { verdict, reply, stage: None, remote: None, tls: None, took: Duration::ZERO, from_peer: false, peer_reports: false }
+        AttemptOutcome {
+            verdict,
+            reply,
+            stage: None,
+            remote: None,
+            tls: None,
+            took: Duration::ZERO,
+            from_peer: false,
+            peer_reports: false,
+        }
     }
 }
 
@@ -144,8 +153,9 @@ impl Core {
         known.open += 1;
         known.opening += 1;
         let route = &self.settings.routes[known.permits.route];
-        let (name, without_tls) =
-            known.host_mut(address).map_or((None, false), |host| (Some(host.name.clone()), host.no_tls_until > now.instant));
+        let (name, without_tls) = known
+            .host_mut(address)
+            .map_or((None, false), |host| (Some(host.name.clone()), host.no_tls_until > now.instant));
         let opportunistic = route.client.tls == TlsUse::Opportunistic;
         let config = if without_tls && opportunistic {
             Arc::new(ClientConfig { tls: TlsUse::Never, ..(*route.client).clone() })
@@ -304,6 +314,8 @@ impl Core {
                         if let Some(known) = self.sites.get_mut(outbound.site) {
                             known.opening -= 1;
                         }
+                        // Counted as opened: whatever comes next must not count it down again.
+                        outbound.phase = Phase::Busy;
                         self.host_works(outbound.site, outbound.address, now);
                     }
                     self.next_transaction(outbound, now);
@@ -387,7 +399,9 @@ impl Core {
         let reply = Reply::new(451, (4, 3, 0), "The content cannot be read from the spool at this time");
         if let Some(work) = outbound.work.as_mut() {
             for outcome in &mut work.outcomes {
-                outcome.get_or_insert_with(|| AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply.clone()));
+                outcome.get_or_insert_with(|| {
+                    AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply.clone())
+                });
             }
         }
         self.finish_work(outbound, now);

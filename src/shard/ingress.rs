@@ -127,7 +127,13 @@ impl Core {
         self.session_limits.admit(peer.ip())
     }
 
-    pub(super) fn inbound_received(&mut self, mut inbound: Box<Inbound>, bytes: &[u8], now: Now, out: &mut Vec<u8>) -> usize {
+    pub(super) fn inbound_received(
+        &mut self,
+        mut inbound: Box<Inbound>,
+        bytes: &[u8],
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> usize {
         if inbound.state.storing || inbound.state.must_wait_for_disk() {
             inbound.state.paused = true;
             let conn = inbound.state.conn;
@@ -155,7 +161,13 @@ impl Core {
         self.connections.put(conn, Conn::Inbound(inbound));
     }
 
-    pub(super) fn inbound_tls_started(&mut self, mut inbound: Box<Inbound>, info: TlsInfo, now: Now, out: &mut Vec<u8>) {
+    pub(super) fn inbound_tls_started(
+        &mut self,
+        mut inbound: Box<Inbound>,
+        info: TlsInfo,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) {
         let implicit = self.settings.listeners[usize::from(inbound.state.listener)].implicit_tls;
         if implicit {
             inbound.session.start(now.instant, out);
@@ -277,7 +289,13 @@ impl Receiving<'_> {
         let (trace, received) = incoming.content.split_at(incoming.trace_len);
         let headers = trace::Headers::scan(received);
         if headers.received_count > self.core.settings.max_received_headers {
-            return Err(Reply::fixed(554, 5, 4, 6, "Too many Received headers: this message goes round in a loop; check the routes of the hosts it passed"));
+            return Err(Reply::fixed(
+                554,
+                5,
+                4,
+                6,
+                "Too many Received headers: this message goes round in a loop; check the routes of the hosts it passed",
+            ));
         }
         if let Some(name) = &listener.tenant_header
             && let Some(tenant) = trace::header_value(received, name)

@@ -156,7 +156,8 @@ impl Core {
 
     /// The shard stops: what others lent goes back.
     pub(super) fn return_all_guests(&mut self, now: Instant) {
-        let sites: Vec<SiteId> = self.sites.iter().filter(|(_, known)| !known.guests.is_empty()).map(|(site, _)| site).collect();
+        let sites: Vec<SiteId> =
+            self.sites.iter().filter(|(_, known)| !known.guests.is_empty()).map(|(site, _)| site).collect();
         for site in sites {
             self.return_guests(site, now);
         }

@@ -70,7 +70,14 @@ impl Core {
         self.end_if_finished(slot);
     }
 
-    fn conclude_one(&mut self, slot: Slot, recipient: u16, outcome: AttemptOutcome, reports: &mut Vec<Reportable>, now: Now) {
+    fn conclude_one(
+        &mut self,
+        slot: Slot,
+        recipient: u16,
+        outcome: AttemptOutcome,
+        reports: &mut Vec<Reportable>,
+        now: Now,
+    ) {
         let Some(facts) = self.facts(slot, recipient, &outcome, now) else { return };
         let verdict = match outcome.verdict {
             Verdict::Delivered => queue::Verdict::Delivered,
@@ -122,7 +129,9 @@ impl Core {
             Settled::Done(_) => (OutcomeKind::Bounced, notify.failure().then_some(Action::Failed), None),
         };
         if attempts == 1 {
-            self.metrics.queue_us.saturating_record(facts.age_ms.saturating_mul(1000).saturating_sub(facts.took_ms * 1000));
+            self.metrics
+                .queue_us
+                .saturating_record(facts.age_ms.saturating_mul(1000).saturating_sub(facts.took_ms * 1000));
         }
         let reply = facts.reply.clone();
         let (id, age_ms) = (facts.id, facts.age_ms);
@@ -367,7 +376,11 @@ impl Core {
     }
 
     /// The transaction of some of a message's recipients, without its content.
-    pub(super) fn transaction_of(&self, slot: Slot, recipients: &[u16]) -> Option<(Transaction, MessageId, ContentRef)> {
+    pub(super) fn transaction_of(
+        &self,
+        slot: Slot,
+        recipients: &[u16],
+    ) -> Option<(Transaction, MessageId, ContentRef)> {
         let message = self.queue.message(slot)?;
         let transaction = Transaction {
             reverse_path: message.reverse_path().map(Into::into),
@@ -432,7 +445,10 @@ impl Core {
         }
         let limit = known.permits.limits.connections;
         if known.permits.connections() >= limit && self.queue.ready_count(site) > 0 {
-            return Some(format!("site {name}: all {limit} connections are in use, {} ready", self.queue.ready_count(site)));
+            return Some(format!(
+                "site {name}: all {limit} connections are in use, {} ready",
+                self.queue.ready_count(site)
+            ));
         }
         None
     }

@@ -49,7 +49,9 @@ impl SitePermits {
     /// Takes a place for one connection, if the site has one left.
     pub fn connect(self: &Arc<Self>) -> Option<ConnectionPermit> {
         self.connections
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < self.limits.connections).then_some(open + 1))
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
+                (open < self.limits.connections).then_some(open + 1)
+            })
             .ok()
             .map(|_| ConnectionPermit { site: Arc::clone(self) })
     }
@@ -165,7 +167,8 @@ pub struct SiteRegistry {
 impl SiteRegistry {
     /// The sites of the settings' smart hosts, in the order of routes; MX sites come as they are seen.
     pub fn new(settings: Arc<Settings>) -> SiteRegistry {
-        let mut registry = SiteRegistry { settings: Arc::clone(&settings), sites: Vec::new(), by_hosts: HashMap::default() };
+        let mut registry =
+            SiteRegistry { settings: Arc::clone(&settings), sites: Vec::new(), by_hosts: HashMap::default() };
         for (index, route) in settings.routes.iter().enumerate() {
             if matches!(route.target, Target::NextHops(_)) {
                 registry.add(index, route.name.clone(), route.limits.clone());
@@ -298,7 +301,12 @@ mod tests {
         let owners = |shards: u8| -> Vec<u8> {
             (0..1000)
                 .map(|n| {
-                    let limits = SiteLimits { connections: 1, messages_per_connection: None, rate: None, recipients_per_transaction: 1 };
+                    let limits = SiteLimits {
+                        connections: 1,
+                        messages_per_connection: None,
+                        rate: None,
+                        recipients_per_transaction: 1,
+                    };
                     SitePermits::new(n, format!("mx{n}.test").into(), 0, limits).owner(shards)
                 })
                 .collect()

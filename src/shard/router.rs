@@ -177,7 +177,11 @@ impl Core {
         let outcome = match failure {
             DnsFailure::NoDomain => AttemptOutcome::local(
                 Verdict::Failed,
-                Reply::new(550, (5, 1, 2), format!("The domain {domain} does not exist or has no mail host; check the address")),
+                Reply::new(
+                    550,
+                    (5, 1, 2),
+                    format!("The domain {domain} does not exist or has no mail host; check the address"),
+                ),
             ),
             // RFC 7505 4.
             DnsFailure::NullMx => AttemptOutcome::local(

@@ -321,7 +321,14 @@ impl Core {
     }
 
     /// The names of a pool could not be looked up: what is known already stays in use.
-    pub(super) fn site_hosts_unknown(&mut self, site: SiteId, name: &str, failure: &DnsFailure, until: Instant, now: Now) {
+    pub(super) fn site_hosts_unknown(
+        &mut self,
+        site: SiteId,
+        name: &str,
+        failure: &DnsFailure,
+        until: Instant,
+        now: Now,
+    ) {
         let what = match failure {
             DnsFailure::Temporary(what) => format!("DNS could not be asked for {name}: {what}"),
             DnsFailure::NoDomain | DnsFailure::NullMx => format!("the next hop {name} has no address"),
@@ -445,7 +452,8 @@ impl Core {
             .collect();
         for (site, reason, tried) in down {
             for pick in self.queue.expire_ready(site, tried, now, EXPIRY_SWEEP) {
-                let reply = Reply::new(451, (4, 4, 7), format!("Delivery time expired; the last trouble was: {reason}"));
+                let reply =
+                    Reply::new(451, (4, 4, 7), format!("Delivery time expired; the last trouble was: {reason}"));
                 self.defer_pick(pick, &reply, now);
             }
         }

@@ -13,7 +13,7 @@ use crate::queue::{NewMessage, StoredContent};
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
-use crate::shard::ingress::{Incoming, InboundState};
+use crate::shard::ingress::{InboundState, Incoming};
 use bytes::Bytes;
 use ringpost_spool as spool;
 use ringpost_spool::{ContentRef, NewContent, Position, SegmentId};
@@ -184,7 +184,15 @@ impl Core {
         self.route_unrouted(now);
     }
 
-    fn acknowledge(&mut self, origin: Origin, id: MessageId, envelope: &Envelope, content: ContentRef, since: Instant, now: Now) {
+    fn acknowledge(
+        &mut self,
+        origin: Origin,
+        id: MessageId,
+        envelope: &Envelope,
+        content: ContentRef,
+        since: Instant,
+        now: Now,
+    ) {
         let commit = now.instant.since(since).as_micros() as u64;
         self.metrics.commit_us.saturating_record(commit);
         self.metrics.recipients_received += envelope.recipients.len() as u64;

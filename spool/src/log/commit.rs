@@ -2,8 +2,8 @@
 //!
 //! Several writes may be in flight. A sync makes durable only the contiguous prefix of batches whose writes were
 //! answered before the sync was given out, and segments settle in order, so "durable up to here" never skips anything.
-//! An error is final for its segment: what was durable before stays, the rest of it is void, and a cut record in the
-//! next segment says so, since the failed bytes may be on disk all the same. A failed sync is never tried again: the
+//! An error is final for its segment: what was durable before stays, the rest of it and of segments begun after it is
+//! void, and a cut record, the first in the next segment, says so, since the failed bytes may be on disk all the same. A failed sync is never tried again: the
 //! kernel may have dropped the pages and would report success.
 
 use super::config::{FAILURE_PAUSE_MS, FAILURE_PAUSE_MS_MAX};
@@ -506,43 +506,35 @@ impl Log {
         Some(oldest + self.config.outcome_sync_ms)
     }
 
-    /// A write or the sync of an open segment failed: what is not durable in it is void.
+    /// A write or the sync of an open segment failed: what is not durable in it and in those begun after it is void.
+    /// Those after it go too, so that what is durable is always a beginning of what was appended.
     fn settle_failed(&mut self, place: usize) {
-        let newest = place + 1 == self.open.len();
-        let Some(mut segment) = self.open.remove(place) else {
-            return;
-        };
-        let batch = if newest && !segment.sealed { self.batch.take() } else { None };
-        let cut = Cut { segment: segment.id, generation: segment.generation, end: segment.durable_end };
-        let number = self.next_cut;
-        self.next_cut += 1;
-        self.cuts.push((number, cut));
-        self.usage.failures += 1;
+        let batch = if self.active_or_failing() { self.batch.take() } else { None };
+        let mut segments: Vec<OpenSegment> = self.open.drain(place..).collect();
+        if let Some(newest) = segments.last() {
+            self.last = Some((newest.id, newest.durable_end));
+        }
         let mut held: Vec<Held> = Vec::new();
-        for batch in segment.batches.drain(..) {
-            self.unsynced_bytes = self.unsynced_bytes.saturating_sub(u64::from(batch.bytes));
-            held.extend(batch.held);
+        for segment in &mut segments {
+            let cut = Cut { segment: segment.id, generation: segment.generation, end: segment.durable_end };
+            self.cuts.push((self.next_cut, cut));
+            self.next_cut += 1;
+            for batch in segment.batches.drain(..) {
+                self.unsynced_bytes = self.unsynced_bytes.saturating_sub(u64::from(batch.bytes));
+                held.extend(batch.held);
+            }
         }
         held.extend(batch.into_iter().flat_map(|batch| batch.held));
-        let void = self.void_records(held, number);
-        if newest && !segment.sealed {
-            self.last = Some((segment.id, segment.durable_end));
-        }
+        let void = self.void_records(held, self.next_cut - 1);
         // Those that wait for outcomes in the void part now wait for their repetition.
         let position = self.position;
         for finishing in &mut self.finishing {
             finishing.after = position;
         }
-        let error = segment.failed.take().map_or_else(String::new, |error| error.to_string());
-        self.event(LogEvent::Trouble(format!(
-            "segment {}: {error}; it is closed at offset {}, {void} messages in it were answered with 451",
-            segment.id, segment.durable_end
-        )));
-        segment.tally.forget_beyond(segment.durable_end);
-        segment.tally.outstanding += segment.writes;
-        let mut kept = Kept::new(segment.tally);
-        kept.failed = true;
-        self.kept.insert(segment.id, kept);
+        for segment in segments {
+            self.keep_failed(segment, void);
+        }
+        self.usage.failures += 1;
         self.recycle_check = true;
         self.failures_in_row += 1;
         if self.failures_in_row > 1 {
@@ -556,6 +548,25 @@ impl Log {
         }
     }
 
+    /// Whether the newest open segment takes appends, or would if it had not failed.
+    fn active_or_failing(&self) -> bool {
+        self.open.back().is_some_and(|segment| !segment.sealed)
+    }
+
+    fn keep_failed(&mut self, mut segment: OpenSegment, void: usize) {
+        if let Some(error) = &segment.failed {
+            self.event(LogEvent::Trouble(format!(
+                "segment {}: {error}; it is closed at offset {}, {void} messages were answered with 451",
+                segment.id, segment.durable_end
+            )));
+        }
+        segment.tally.forget_beyond(segment.durable_end);
+        segment.tally.outstanding += segment.writes;
+        let mut kept = Kept::new(segment.tally);
+        kept.failed = segment.failed.is_some();
+        self.kept.insert(segment.id, kept);
+    }
+
     /// Reports the messages among void records and queues the others to be appended again. Returns how many messages
     /// were reported.
     fn void_records(&mut self, held: Vec<Held>, cut: u64) -> usize {
@@ -565,15 +576,18 @@ impl Log {
             match what {
                 What::Message { id, spilled, .. } => {
                     count += 1;
-                    run = Some((run.map_or(position, |(from, _)| from), position));
+                    run = match run {
+                        Some((from, to)) if to + 1 == position => Some((from, position)),
+                        ended => {
+                            self.report_failed(ended);
+                            Some((position, position))
+                        }
+                    };
                     if spilled {
                         self.void_contents.push((cut, id));
                     }
                 }
                 What::Keep(record) => {
-                    if record.head.is(RecordKind::Message) {
-                        self.report_failed(run.take());
-                    }
                     self.position += 1;
                     self.pending.push_back(Pending { position: self.position, group, record });
                 }

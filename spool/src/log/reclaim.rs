@@ -606,7 +606,8 @@ impl Log {
             return;
         }
         let meta_len = 4 + record::folds_len(states.len()) + envelope.len();
-        if self.place(HEAD_LEN + meta_len + content.len(), 1, Who::Move).is_err() {
+        self.drain_pending();
+        if self.something_waits() || self.place(HEAD_LEN + meta_len + content.len(), 1, Who::Move).is_err() {
             if let Some(compaction) = &mut self.compaction {
                 compaction.stopped = true;
             }

@@ -596,7 +596,11 @@ impl World {
                 let unfinished = self.messages.get(&notification).is_some_and(|n| !n.is_done());
                 let durable = message.state == State::Durable;
                 if there && durable && unfinished && lost.contains(&notification) {
-                    return Err(format!("the outcome of message {id} is there, its notification is lost"));
+                    return Err(format!(
+                        "the outcome of message {id} is there, its notification {notification} is lost: {} {}",
+                        tale(&self.disk, *id),
+                        tale(&self.disk, notification)
+                    ));
                 }
             }
         }
@@ -649,7 +653,7 @@ impl World {
             }
             self.settle()?;
         }
-        for _ in 0..30 {
+        for _ in 0..100 {
             self.now_ms += 5_000;
             self.settle()?;
         }

@@ -1,0 +1,285 @@
+//! Starts, stops and troubles: what happens to the process and its disk as a whole, by the plan, and when the world has
+//! come to rest.
+
+use crate::world::client::Client;
+use crate::world::machine::{Process, Shard};
+use crate::world::plan::{Operation, Plan, Stop, Trouble};
+use crate::world::random::{MS, Ns, Random, S};
+use crate::world::{BOOT_TIME, Event, TICK, World};
+use ringpost::io::handler::Handler;
+use ringpost::shard::core::{Core, CoreParts};
+use ringpost::shard::lease::Loads;
+use ringpost::shard::message::{AdminRequest, Filter, ToShard};
+use ringpost::shard::permits::SiteRegistry;
+use ringpost_spool::sim_disk::SimDiskConfig;
+use ringpost_spool::{Disk, FileId, SimDisk, Snapshot};
+use std::sync::Arc;
+
+/// A stop in good order takes at most so long: the drain, and a bit.
+const STOP_MAX: Ns = 90 * S;
+/// Tickets of requests that are not about one message.
+const NO_TOKEN: u64 = 0;
+
+/// The disk of a plan, new and empty.
+pub fn new_disk(plan: &Plan) -> SimDisk {
+    SimDisk::new(plan.seed ^ 0xd15c, SimDiskConfig::sound(plan.settings.segment_size))
+}
+
+impl World {
+    /// Plans what is known beforehand.
+    pub fn plan_everything(&mut self) {
+        self.clients = self.plan.sessions.iter().cloned().map(Client::new).collect();
+        for client in 0..self.clients.len() {
+            self.at(self.plan.sessions[client].at, Event::ClientStarts(client));
+        }
+        for window in self.plan.windows.clone() {
+            if window.trouble.is_of_disk() {
+                self.at(window.from, Event::DiskChanges);
+                self.at(window.to, Event::DiskChanges);
+                self.ledger.disk_troubles.push((window.from, window.to));
+            }
+        }
+        for (at, millis) in self.plan.jumps.clone() {
+            self.at(at, Event::Jump(millis));
+        }
+        for (at, operation) in self.plan.operations.clone() {
+            self.at(at, Event::Operation(operation));
+        }
+        for (at, stop) in self.plan.stops.clone() {
+            self.at(at, Event::Stop(stop));
+        }
+        self.at(0, Event::Start);
+    }
+
+    /// The process starts.
+    pub fn start(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        let shards = self.plan.shards[self.epoch as usize % self.plan.shards.len()];
+        self.epoch += 1;
+        let epoch = self.epoch;
+        self.trace.line(self.now, format_args!("start {epoch} with {shards} shards"));
+        if self.plan.damage && epoch > 1 && self.damaged == 0 {
+            self.damage_a_segment();
+        }
+        let snapshot = match Snapshot::take(&self.disk) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return self.ledger.violation(format!("the spool cannot be listed: {error}")),
+        };
+        let registry = SiteRegistry::new(Arc::clone(&self.plan.settings));
+        let loads = Arc::new(Loads::new(shards));
+        let cores: Vec<Core> = (0..shards)
+            .map(|shard| {
+                Core::new(CoreParts {
+                    shard,
+                    shards,
+                    settings: Arc::clone(&self.plan.settings),
+                    sites: registry.sites().to_vec(),
+                    loads: Arc::clone(&loads),
+                    first_sequence: snapshot.next_sequence(),
+                    seed: self.random.next(),
+                    spool_written: self.spool_written,
+                    recovering: true,
+                })
+            })
+            .collect();
+        let now = self.now;
+        let shards = cores.into_iter().enumerate().map(|(number, core)| Shard::new(core, now + number as Ns * MS));
+        let shards: Vec<Shard> = shards.collect();
+        let count = shards.len() as u8;
+        self.process =
+            Some(Process { epoch, shards, registry, snapshot, recovered_shards: 0, stopping: false, leaked: None });
+        for shard in 0..count {
+            self.call(shard, |core, now| core.started(now));
+        }
+        let wait = self.random.skewed(MS, 3 * S);
+        self.after(wait, Event::Recover { epoch });
+    }
+
+    /// The process is stopped, if it runs.
+    pub fn stop(&mut self, stop: Stop) {
+        let Some(process) = &mut self.process else { return };
+        if stop == Stop::Graceful {
+            if process.stopping {
+                return;
+            }
+            process.stopping = true;
+            let epoch = process.epoch;
+            let shards = process.shards.len() as u8;
+            self.trace.line(self.now, format_args!("stop in good order"));
+            for shard in 0..shards {
+                let wait = self.random.skewed(0, 50 * MS);
+                self.after(wait, Event::Deliver { epoch, shard, message: Box::new(ToShard::Shutdown) });
+            }
+            self.after(STOP_MAX, Event::StopTimeout { epoch });
+            return;
+        }
+        self.trace.line(self.now, format_args!("stop: {stop:?}"));
+        self.ledger.stops.push((self.now, stop));
+        match stop {
+            Stop::Power => self.disk.crash(),
+            _ => self.disk.kill(),
+        }
+        self.relay_ends_vanish(stop == Stop::Power);
+        self.gone();
+        if stop == Stop::Power {
+            self.booted = self.now;
+        }
+    }
+
+    /// The last shard is over.
+    pub fn process_ended(&mut self) {
+        self.trace.line(self.now, format_args!("the process has ended in good order"));
+        self.ledger.stops.push((self.now, Stop::Graceful));
+        self.gone();
+    }
+
+    fn gone(&mut self) {
+        self.process = None;
+        self.site_open.iter_mut().for_each(|open| *open = 0);
+        self.site_of_link.clear();
+        let wait = self.random.range(50 * MS, 5 * S);
+        self.after(wait, Event::Start);
+    }
+
+    /// A stop in good order must end.
+    pub fn stop_timeout(&mut self, epoch: u32) {
+        if self.process.as_ref().is_some_and(|process| process.epoch == epoch) {
+            self.ledger.violation(format!("start {epoch} did not stop in good order within {} s", STOP_MAX / S));
+            self.stop(Stop::Kill);
+        }
+    }
+
+    /// Sets the disk's faults to those of the troubles under way.
+    pub fn disk_changes(&mut self) {
+        let mut config = SimDiskConfig::sound(self.plan.settings.segment_size);
+        for window in self.plan.windows.iter().filter(|w| w.from <= self.now && self.now < w.to) {
+            match window.trouble {
+                Trouble::WriteErrors(rate) => config.write_errors = rate,
+                Trouble::SyncErrors(rate) => config.sync_errors = rate,
+                Trouble::ReadErrors(rate) => config.read_errors = rate,
+                Trouble::NameErrors(rate) => config.name_errors = rate,
+                Trouble::DiskFull => config.capacity = 0,
+                _ => continue,
+            }
+        }
+        self.trace.line(self.now, format_args!("disk: {config:?}"));
+        self.disk.set_config(config);
+    }
+
+    /// How long the disk takes for an operation.
+    pub fn disk_wait(&mut self) -> Ns {
+        let slow = |trouble| match trouble {
+            Trouble::SlowDisk(delay) => Some(delay),
+            _ => None,
+        };
+        let most = self.plan.trouble_at(self.now, slow).unwrap_or(self.plan.disk_delay);
+        self.random.skewed(most / 20, most)
+    }
+
+    /// Whether the process can open nothing.
+    pub fn out_of_descriptors(&self) -> bool {
+        let gone = |trouble| (trouble == Trouble::Descriptors).then_some(());
+        self.plan.trouble_at(self.now, gone).is_some()
+    }
+
+    /// Flips a byte in a segment that holds something.
+    fn damage_a_segment(&mut self) {
+        let mut random = Random::new(self.plan.seed ^ 0xdead);
+        let segments = self.disk.segments().unwrap_or_default();
+        for segment in segments {
+            let file = FileId::Segment(segment);
+            let bytes = self.disk.bytes(file).unwrap_or_default();
+            // Behind the header, and before what was never written.
+            let used = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0);
+            let first = crate::world::content::find(&bytes, b"X-Token: t").unwrap_or(0);
+            if first > 4_096 && used > first {
+                let at = (first as u64 + random.below(64)).min(used as u64);
+                self.disk.damage(file, at, 0x55);
+                self.damaged += 1;
+                self.trace.line(self.now, format_args!("segment {segment} is damaged at {at}"));
+                return;
+            }
+        }
+    }
+
+    /// An operator acts.
+    pub fn operate(&mut self, operation: Operation) {
+        let Some(process) = &self.process else {
+            // Whoever holds must release.
+            if operation == Operation::ReleaseAll {
+                self.after(6 * S, Event::Operation(operation));
+            }
+            return;
+        };
+        let shards = process.shards.len() as u8;
+        if operation == Operation::ReleaseAll && (process.stopping || usize::from(shards) > process.recovered_shards) {
+            return self.after(S, Event::Operation(operation));
+        }
+        self.trace.line(self.now, format_args!("operator: {operation:?}"));
+        let everything = Filter { all: true, ..Filter::default() };
+        let (ticket, request) = match operation {
+            Operation::HoldAll => (NO_TOKEN, AdminRequest::Hold { filter: everything, after: None }),
+            Operation::ReleaseAll => (NO_TOKEN, AdminRequest::Release { filter: everything, after: None }),
+            Operation::RetryAll => (NO_TOKEN, AdminRequest::Retry { filter: everything, after: None }),
+            Operation::DeleteOne => {
+                let accepted: Vec<(u32, u64)> = self
+                    .ledger
+                    .entries
+                    .iter()
+                    .filter_map(|(token, entry)| match entry.told {
+                        crate::world::ledger::Told::Accepted(id) => Some((*token, id.0)),
+                        _ => None,
+                    })
+                    .collect();
+                if accepted.is_empty() {
+                    return;
+                }
+                let (token, id) = *self.random.pick(&accepted);
+                let filter = Filter { id: Some(id), ..Filter::default() };
+                (u64::from(token), AdminRequest::Delete { filter, after: None })
+            }
+        };
+        for shard in 0..shards {
+            self.deliver_some_time(shard, ToShard::Admin { ticket, request: request.clone() });
+        }
+    }
+
+    /// Whether all is over: nothing waits, nothing is open, nothing will happen.
+    pub fn is_at_rest(&mut self) -> bool {
+        let Some(process) = &self.process else { return false };
+        if self.now < self.plan.active || process.stopping || !self.links.is_empty() || !self.events.is_empty() {
+            return false;
+        }
+        let shards = process.shards.len() as u8;
+        if process.recovered_shards < usize::from(shards) {
+            return false;
+        }
+        self.waiting.clear();
+        for shard in 0..shards {
+            let request = AdminRequest::List { filter: Filter::default(), after: None, limit: 20 };
+            self.call(shard, |core, now| core.message(ToShard::Admin { ticket: NO_TOKEN, request }, now));
+        }
+        let rest = self.waiting.is_empty() && self.disk.pending() == 0;
+        if rest {
+            // A little longer, until the spool has tidied up.
+            self.rests += 1;
+        } else {
+            self.rests = 0;
+        }
+        self.rests > 12
+    }
+
+    /// Asks every shard for its figures.
+    pub fn gather_metrics(&mut self) {
+        self.metrics.clear();
+        let shards = self.process.as_ref().map_or(0, |process| process.shards.len() as u8);
+        for shard in 0..shards {
+            let request = AdminRequest::Metrics;
+            self.call(shard, |core, now| core.message(ToShard::Admin { ticket: NO_TOKEN, request }, now));
+        }
+    }
+}
+
+const _: () = assert!(BOOT_TIME > TICK);
