@@ -332,13 +332,15 @@ impl Disk {
         (self.weight, self.pending_names.len())
     }
 
-    /// Octets of unsynced changes in files whose names end so.
-    pub fn unsynced_of(&self, name_end: &str) -> u64 {
+    /// The unsynced changes in files whose names end so: how many octets, and the place of the oldest in the order
+    /// of all changes.
+    pub fn unsynced_of(&self, name_end: &str) -> (u64, Option<u64>) {
         let named = |(name, number): (&OsString, &u64)| {
-            let node = name.to_str().is_some_and(|name| name.ends_with(name_end)).then(|| self.nodes.get(number))??;
-            Some(node.pending.iter().map(|(_, change)| change.weight()).sum::<u64>())
+            name.to_str().is_some_and(|name| name.ends_with(name_end)).then(|| self.nodes.get(number))?
         };
-        self.names.values().flatten().filter_map(named).sum()
+        let nodes: Vec<&Node> = self.names.values().flatten().filter_map(named).collect();
+        let octets = nodes.iter().flat_map(|node| &node.pending).map(|(_, change)| change.weight()).sum();
+        (octets, nodes.iter().filter_map(|node| Some(node.pending.first()?.0)).min())
     }
 
     /// The disk as it is found after a power cut.
