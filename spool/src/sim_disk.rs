@@ -204,6 +204,12 @@ impl SimDisk {
         };
         let place = offset as usize;
         let hit = |bytes: &mut Vec<u8>| bytes.get_mut(place).map(|byte| *byte ^= mask).is_some();
+        for write in found.unsynced.iter_mut().filter(|write| write.offset <= place) {
+            let offset = write.offset;
+            if let Some(byte) = write.bytes.get_mut(place - offset) {
+                *byte ^= mask;
+            }
+        }
         hit(&mut found.stable) & hit(&mut found.view)
     }
 
