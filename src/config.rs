@@ -156,3 +156,6 @@ impl Config {
         lines.join("\n")
     }
 }
+
+#[cfg(test)]
+mod tests;

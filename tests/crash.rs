@@ -10,7 +10,7 @@ use ringpost_load::random::seed_of_now;
 use ringpost_load::relay::Relay;
 use ringpost_load::workload::Workload;
 use run::{Run, own_directory, variable};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The latest moment of a kill after the first acknowledgement.
 const LATEST_KILL: Duration = Duration::from_millis(400);
@@ -39,9 +39,10 @@ fn killed_at_any_moment_it_loses_nothing_it_acknowledged() {
 }
 
 fn kill(run: &mut Run, mut relay: Relay) {
+    let begun = Instant::now();
     relay.kill().expect("a signal");
     let ended = relay.reap();
-    run.note_kill(run.in_flight_max());
+    run.note_kill(begun, run.in_flight_max());
     if let Err(error) = ended {
         run.fail(relay, &error.to_string());
     }

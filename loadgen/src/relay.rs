@@ -3,6 +3,7 @@
 //! It is waited for by its socket and its exit, each wait with a bound. Its log goes to a file, whose end is part of
 //! what a failing test says. It is killed when dropped, and by the kernel when the thread that started it ends.
 
+use crate::random::{Random, seed_of_now};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -61,6 +62,7 @@ impl RelayCommand {
         }
         command.args(["--retry", &self.retry.to_string(), "--shards", &self.shards.to_string()]);
         command.args(["--connections", &self.connections.to_string()]);
+        command.arg("--no-metrics");
         if self.hold {
             command.arg("--hold");
         }
@@ -95,9 +97,19 @@ impl RelayCommand {
     }
 }
 
-/// A free port of loopback, found by the kernel and given back.
+/// A free port of loopback for a server that is started again and again. It is below those that the kernel gives to
+/// outgoing connections (`ip_local_port_range`), so that none of them takes it while the server is down.
 pub fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind(("127.0.0.1", 0))?.local_addr()
+    let mut random = Random::new(seed_of_now());
+    let mut failure = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..100 {
+        let address = SocketAddr::from(([127, 0, 0, 1], random.between(15_000, 32_000) as u16));
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(address),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// The running program.

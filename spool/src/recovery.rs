@@ -223,6 +223,8 @@ pub(crate) struct Recovery<'a> {
     floors: HashMap<(u8, u32), DurableEnd>,
     /// Ends that were stated, by segment and generation.
     cuts: HashMap<(SegmentId, u64), u32>,
+    /// Those of them that stand in records which last.
+    kept_cuts: HashSet<(SegmentId, u64)>,
     /// What headers say of the segment before them: its epoch and where its batches end.
     previous: HashMap<SegmentId, (u32, u32)>,
     facts: HashMap<u64, Facts>,
@@ -240,6 +242,7 @@ impl<'a> Recovery<'a> {
             report: RecoveryReport::default(),
             floors: HashMap::default(),
             cuts: HashMap::default(),
+            kept_cuts: HashSet::default(),
             previous: HashMap::default(),
             facts: HashMap::default(),
             homes: HashMap::default(),

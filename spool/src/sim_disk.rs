@@ -292,8 +292,8 @@ impl Inner {
             return;
         };
         for write in &mut found.unsynced {
-            if !write.lost && self.rng.chance(500) {
-                apply(&mut found.stable, write.offset, &write.bytes);
+            if !write.lost {
+                self.survive(&mut found.stable, write);
             }
             write.lost = true;
         }
@@ -434,9 +434,9 @@ impl Inner {
         self.drop_pending();
         let files = std::mem::take(&mut self.files);
         for (id, mut file) in files {
-            for write in std::mem::take(&mut file.unsynced) {
-                // A lost write's sectors were decided when its sync failed; a crash may still have caught some.
-                self.survive(&mut file.stable, &write);
+            // Which sectors of a lost write are stable was decided when its sync failed.
+            for write in std::mem::take(&mut file.unsynced).iter().filter(|write| !write.lost) {
+                self.survive(&mut file.stable, write);
             }
             if file.named || self.rng.chance(500) {
                 file.view = file.stable.clone();

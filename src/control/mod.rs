@@ -359,3 +359,6 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@ mod connection_task;
 mod disk;
 mod disk_helper;
 pub mod dns;
+#[cfg(test)]
+mod dns_tests;
 pub mod executor;
 pub mod handler;
 mod listener;
@@ -23,6 +25,8 @@ mod turn;
 
 #[cfg(test)]
 mod disk_tests;
+#[cfg(test)]
+mod measure;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

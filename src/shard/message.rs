@@ -5,7 +5,7 @@ use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::dns::Resolution;
 use crate::metrics::ShardMetrics;
-use crate::shard::egress::AttemptOutcome;
+use crate::shard::attempt::AttemptOutcome;
 use crate::shard::permits::SitePermits;
 use crate::smtp::client::Transaction;
 use bytes::Bytes;

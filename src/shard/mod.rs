@@ -1,5 +1,6 @@
 //! One shard of the relay: pure in itself ([`core::Core`]), run by src/io or by the simulator.
 pub mod admin;
+pub mod attempt;
 pub mod connections;
 pub mod core;
 pub mod egress;
@@ -15,3 +16,4 @@ pub mod settings;
 pub mod site;
 pub mod storing;
 pub mod tenants;
+pub mod work;

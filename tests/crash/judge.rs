@@ -8,10 +8,13 @@ use ringpost_load::ledger::{Findings, Repeated};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A moment after the end of one life of the program and before the next began, and how many recipients may be repeated because of it.
+/// An end of the program, and how many recipients may be repeated because of it.
 #[derive(Copy, Clone, Debug)]
 pub struct Kill {
-    pub at: Instant,
+    /// When it was to end.
+    pub begun: Instant,
+    /// After its end, before it was started again.
+    pub over: Instant,
     pub repeats_max: usize,
 }
 
@@ -71,7 +74,8 @@ pub fn judge(findings: &Findings, kills: &[Kill]) -> Result<Figures, String> {
     if faults.is_empty() { Ok(figures) } else { Err(faults.join("\n")) }
 }
 
-/// Finds the kill between the connections of each arrival and of the next. Arrivals that the destination left unanswered need none.
+/// Finds the kill between the connections of each arrival and of the next. Arrivals that the destination left
+/// unanswered need none.
 fn explain(
     what: &str,
     repeated: &Repeated,
@@ -82,11 +86,11 @@ fn explain(
 ) {
     let mut excused = repeated.comings.len() - 1 - repeated.times;
     for pair in repeated.comings.windows(2) {
-        let between = kills.iter().position(|kill| pair[0].connected < kill.at && kill.at < pair[1].connected);
+        let between = kills.iter().position(|kill| pair[0].connected < kill.over && kill.over < pair[1].connected);
         match between {
             Some(number) => {
                 by_kill[number] += 1;
-                let before = kills[number].at.saturating_duration_since(pair[0].at);
+                let before = kills[number].begun.saturating_duration_since(pair[0].at);
                 figures.longest_in_flight = figures.longest_in_flight.max(before);
             }
             None if excused > 0 => excused -= 1,

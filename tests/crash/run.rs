@@ -124,8 +124,8 @@ impl Run {
     }
 
     /// Notes that the program has ended; before it is started again.
-    pub fn note_kill(&mut self, repeats_max: usize) {
-        self.kills.push(Kill { at: Instant::now(), repeats_max });
+    pub fn note_kill(&mut self, begun: Instant, repeats_max: usize) {
+        self.kills.push(Kill { begun, over: Instant::now(), repeats_max });
     }
 
     /// Stops the source, waits until all is delivered, and judges. `forget` takes an arrival out of the ledger

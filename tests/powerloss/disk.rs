@@ -332,6 +332,17 @@ impl Disk {
         (self.weight, self.pending_names.len())
     }
 
+    /// The unsynced changes in files whose names end so: how many octets, and the place of the oldest in the order
+    /// of all changes.
+    pub fn unsynced_of(&self, name_end: &str) -> (u64, Option<u64>) {
+        let named = |(name, number): (&OsString, &u64)| {
+            name.to_str().is_some_and(|name| name.ends_with(name_end)).then(|| self.nodes.get(number))?
+        };
+        let nodes: Vec<&Node> = self.names.values().flatten().filter_map(named).collect();
+        let octets = nodes.iter().flat_map(|node| &node.pending).map(|(_, change)| change.weight()).sum();
+        (octets, nodes.iter().filter_map(|node| Some(node.pending.first()?.0)).min())
+    }
+
     /// The disk as it is found after a power cut.
     pub fn after(mut self, cut: Cut, random: &mut Random) -> Disk {
         let share = random.below(101);
@@ -423,7 +434,15 @@ impl Disk {
             named.extend(names.values());
         }
         named.extend(self.pending_names.iter().flat_map(|change| change.sets.iter().filter_map(|set| set.2)));
-        self.nodes.retain(|number, node| node.opens > 0 || named.contains(number));
+        let mut gone = 0;
+        self.nodes.retain(|number, node| {
+            let kept = node.opens > 0 || named.contains(number);
+            if !kept {
+                gone += node.pending.iter().map(|(_, change)| change.weight()).sum::<u64>();
+            }
+            kept
+        });
+        self.weight = self.weight.saturating_sub(gone);
         self.names.retain(|number, _| named.contains(number));
         self.synced_names.retain(|number, _| named.contains(number));
     }

@@ -13,12 +13,13 @@ use fuser::{
     WriteFlags,
 };
 use ringpost_load::random::Random;
+use std::collections::VecDeque;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The kernel may remember names and attributes: nothing changes behind its back.
 const TTL: Duration = Duration::from_secs(60);
@@ -26,6 +27,9 @@ const TTL: Duration = Duration::from_secs(60);
 const MAX_WRITE: u32 = 1 << 20;
 /// Requests served at once, so that a slow sync does not hold up the others.
 const THREADS: usize = 4;
+
+/// Writes whose time is remembered, the latest ones.
+const WRITES_REMEMBERED: usize = 10_000;
 
 /// How the drive behaves while it has power.
 #[derive(Copy, Clone, Debug)]
@@ -49,6 +53,24 @@ struct Machine {
     /// Syncs still to be answered before one fails; each failure lasts for one sync.
     failing_sync_in: Option<u64>,
     syncs: u64,
+    /// When writes were made, by their place in the order of all changes.
+    written: VecDeque<(u64, Instant)>,
+}
+
+impl Machine {
+    fn note_written(&mut self) {
+        self.written.push_back((self.disk.mark(), Instant::now()));
+        if self.written.len() > WRITES_REMEMBERED {
+            self.written.pop_front();
+        }
+    }
+
+    /// How long ago the oldest write was made that is not durable, of those to files whose names end so.
+    fn oldest_unsynced(&self, name_end: &str) -> Duration {
+        let place = self.disk.unsynced_of(name_end).1;
+        let found = place.and_then(|place| self.written.iter().find(|(written, _)| *written == place));
+        found.map_or(Duration::ZERO, |(_, at)| at.elapsed())
+    }
 }
 
 #[derive(Clone)]
@@ -297,7 +319,11 @@ impl Filesystem for Shared {
         reply: ReplyWrite,
     ) {
         let durable = flags.0 & libc::O_DSYNC != 0;
-        match self.powered().disk.write(number.0, offset, data, durable) {
+        let mut machine = self.powered();
+        let written = machine.disk.write(number.0, offset, data, durable);
+        machine.note_written();
+        drop(machine);
+        match written {
             Ok(()) => reply.written(data.len() as u32),
             Err(refusal) => reply.error(errno(refusal)),
         }
@@ -381,6 +407,17 @@ impl Filesystem for Shared {
     }
 }
 
+/// What a power cut could take.
+#[derive(Copy, Clone, Debug)]
+pub struct Stake {
+    /// Octets written and not synced.
+    pub octets: u64,
+    /// Changes of names not synced.
+    pub names: usize,
+    /// How long ago the oldest write to a segment was made that is not synced.
+    pub oldest: Duration,
+}
+
 /// A machine's disk, mounted.
 pub struct PowerDisk {
     shared: Shared,
@@ -395,7 +432,8 @@ impl PowerDisk {
     }
 
     fn mount_disk(directory: &Path, disk: Disk, behaviour: Behaviour, random: Random) -> io::Result<PowerDisk> {
-        let machine = Machine { disk, random, powered: true, failing_sync_in: None, syncs: 0 };
+        let machine =
+            Machine { disk, random, powered: true, failing_sync_in: None, syncs: 0, written: VecDeque::new() };
         let shared = Shared { machine: Arc::new((Mutex::new(machine), Condvar::new())), behaviour };
         let mut config = Config::default();
         config.n_threads = Some(THREADS);
@@ -408,9 +446,9 @@ impl PowerDisk {
         self.shared.any().syncs
     }
 
-    /// Octets and changes of names that a power cut could lose now.
-    pub fn unsynced(&self) -> (u64, usize) {
-        self.shared.any().disk.unsynced()
+    /// Octets in files whose names end so that a power cut could lose now.
+    pub fn unsynced_of(&self, name_end: &str) -> u64 {
+        self.shared.any().disk.unsynced_of(name_end).0
     }
 
     /// One sync fails with EIO, after so many others.
@@ -430,25 +468,21 @@ impl PowerDisk {
 
     /// The power goes: from this moment nothing is answered. `kill` has to end all processes that use the disk and
     /// to return when it has sent their signals; `reap` waits for their end. Then the machine starts with what is
-    /// left of the disk. Also tells how many octets and changes of names were not durable.
-    pub fn power_cut(
-        mut self,
-        cut: Cut,
-        kill: impl FnOnce(),
-        reap: impl FnOnce(),
-    ) -> io::Result<(PowerDisk, (u64, usize))> {
-        let (disk, mut random) = {
+    /// left of the disk. Also tells what was at stake.
+    pub fn power_cut(mut self, cut: Cut, kill: impl FnOnce(), reap: impl FnOnce()) -> io::Result<(PowerDisk, Stake)> {
+        let (disk, mut random, stake) = {
             let mut machine = self.shared.any();
             machine.powered = false;
-            (machine.disk.clone(), machine.random.clone())
+            let (octets, names) = machine.disk.unsynced();
+            let stake = Stake { octets, names, oldest: machine.oldest_unsynced(".seg") };
+            (machine.disk.clone(), machine.random.clone(), stake)
         };
         kill();
         self.power_on();
         reap();
         self.unmount()?;
-        let unsynced = disk.unsynced();
         let disk = disk.after(cut, &mut random);
-        Ok((PowerDisk::mount_disk(&self.directory, disk, self.shared.behaviour, random)?, unsynced))
+        Ok((PowerDisk::mount_disk(&self.directory, disk, self.shared.behaviour, random)?, stake))
     }
 
     fn power_on(&self) {

@@ -90,7 +90,8 @@ pub fn read_report(content: &[u8]) -> Option<ReportSaid> {
             && let Some(recipient) = recipient.take()
         {
             said.fates.push((recipient, action.to_owned()));
-        } else if line.starts_with("Content-Type: message/rfc822") || line.starts_with("Content-Type: message/global\r") {
+        } else if line.starts_with("Content-Type: message/rfc822") || line.starts_with("Content-Type: message/global\r")
+        {
             // What follows is the sender's own.
             break;
         }

@@ -64,7 +64,8 @@ impl World {
             Some(()) => Err(DnsFailure::Temporary("SERVFAIL".into())),
             None => self.looked_up(&query),
         };
-        let ttl = Duration::from_secs(if result.is_err() { self.random.range(1, 20) } else { self.random.range(1, 300) });
+        let ttl =
+            Duration::from_secs(if result.is_err() { self.random.range(1, 20) } else { self.random.range(1, 300) });
         let permits = match (&query, &result, &mut self.process) {
             (Query::Mail(domain), Ok(hosts), Some(process)) => process.registry.site_of(domain, hosts),
             _ => None,
@@ -111,11 +112,11 @@ impl World {
         let shards = process.shards.len();
         let mut found: Vec<Vec<RecoveredMessage>> = vec![Vec::new(); shards];
         let mut misplaced = 0;
-        let result = recover_from(&self.disk, &process.snapshot, shards as u8, &mut |shard, message| {
-            match found.get_mut(usize::from(shard)) {
-                Some(list) => list.push(message),
-                None => misplaced += 1,
-            }
+        let result = recover_from(&self.disk, &process.snapshot, shards as u8, &mut |shard, message| match found
+            .get_mut(usize::from(shard))
+        {
+            Some(list) => list.push(message),
+            None => misplaced += 1,
         });
         if misplaced > 0 {
             self.ledger.violation(format!("recovery gave {misplaced} messages to shards that do not exist"));
@@ -124,10 +125,8 @@ impl World {
             Ok(report) => report,
             Err(error) => return self.ledger.violation(format!("the spool cannot be recovered: {error}")),
         };
-        self.trace.line(
-            self.now,
-            format_args!("recovery: {} messages, {} recipients", report.messages, report.recipients),
-        );
+        self.trace
+            .line(self.now, format_args!("recovery: {} messages, {} recipients", report.messages, report.recipients));
         for damage in &report.damage {
             self.trace.line(self.now, format_args!("damage: {damage}"));
             if !self.plan.damage {

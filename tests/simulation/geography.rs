@@ -76,8 +76,7 @@ const REST: usize = 3;
 impl Geography {
     /// The world of a seed; without obstacles when `calm`.
     pub fn new(random: &mut Random, calm: bool) -> Geography {
-        let mut world =
-            Geography { hosts: Vec::new(), sites: Vec::new(), zones: BTreeMap::new(), domains: Vec::new() };
+        let mut world = Geography { hosts: Vec::new(), sites: Vec::new(), zones: BTreeMap::new(), domains: Vec::new() };
         world.site(random, POOL, 2, calm, &[]);
         world.site(random, NARROW, 1, calm, &["a.narrow.test", "b.narrow.test"]);
         world.site(random, NARROW, 2, calm, &["c.narrow.test"]);

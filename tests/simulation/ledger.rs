@@ -124,14 +124,7 @@ impl Ledger {
     /// A client is about to submit this.
     pub fn submit(&mut self, plan: &MessagePlan) {
         let accepted = vec![false; plan.recipients.len()];
-        let entry = Entry {
-            plan: plan.clone(),
-            told: Told::Nothing,
-            told_at: 0,
-            sent_at: 0,
-            accepted,
-            deleted: None,
-        };
+        let entry = Entry { plan: plan.clone(), told: Told::Nothing, told_at: 0, sent_at: 0, accepted, deleted: None };
         self.entries.insert(plan.token, entry);
     }
 

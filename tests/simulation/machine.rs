@@ -172,10 +172,8 @@ impl World {
         let epoch = self.epoch;
         let mut dirty = Vec::new();
         loop {
-            while let Some(command) = self
-                .shard(epoch, shard)
-                .and_then(|found| found.core.as_mut())
-                .and_then(Handler::poll_command)
+            while let Some(command) =
+                self.shard(epoch, shard).and_then(|found| found.core.as_mut()).and_then(Handler::poll_command)
             {
                 self.carry_out(shard, command, &mut dirty);
             }
@@ -444,13 +442,9 @@ fn shown_message(message: &ToShard) -> String {
         ToShard::Admin { request, .. } => format!("Admin {request:?}"),
         ToShard::Shutdown => "Shutdown".into(),
         ToShard::Lease(lease) => format!("Lease {} of s{} {:?}", lease.id, lease.home, lease.recipients),
-        ToShard::LeaseEnded(ended) => format!(
-            "LeaseEnded {} by s{} {:?} decided {}",
-            ended.id,
-            ended.by,
-            ended.recipients,
-            ended.outcomes.len()
-        ),
+        ToShard::LeaseEnded(ended) => {
+            format!("LeaseEnded {} by s{} {:?} decided {}", ended.id, ended.by, ended.recipients, ended.outcomes.len())
+        }
         ToShard::PermitFreed { site } => format!("PermitFreed {site}"),
         ToShard::Recycled(segment) => format!("Recycled {segment}"),
     }

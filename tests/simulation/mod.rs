@@ -67,19 +67,42 @@ pub enum Event {
     FlushTimeout(LinkId),
     /// The machine closes the relay's end.
     Finish(LinkId),
-    TurnEnd { epoch: u32, shard: u8 },
+    TurnEnd {
+        epoch: u32,
+        shard: u8,
+    },
     /// The disk completes something.
-    Disk { epoch: u32, shard: u8 },
+    Disk {
+        epoch: u32,
+        shard: u8,
+    },
     /// An answer of the disk that a planted fault made up.
-    Forged { epoch: u32, shard: u8, done: DiskDone },
+    Forged {
+        epoch: u32,
+        shard: u8,
+        done: DiskDone,
+    },
     /// The next message of a mailbox is taken out.
-    Mail { epoch: u32, shard: u8 },
+    Mail {
+        epoch: u32,
+        shard: u8,
+    },
     /// The control thread puts a message in.
-    Deliver { epoch: u32, shard: u8, message: Box<ToShard> },
+    Deliver {
+        epoch: u32,
+        shard: u8,
+        message: Box<ToShard>,
+    },
     /// DNS answers.
-    Dns { epoch: u32, shard: u8, query: Query },
+    Dns {
+        epoch: u32,
+        shard: u8,
+        query: Query,
+    },
     /// The recovery thread begins.
-    Recover { epoch: u32 },
+    Recover {
+        epoch: u32,
+    },
     ClientStarts(usize),
     ClientWakes(usize),
     DestinationActs(LinkId),
@@ -89,7 +112,9 @@ pub enum Event {
     Operation(plan::Operation),
     Stop(Stop),
     /// A stop in good order has taken too long.
-    StopTimeout { epoch: u32 },
+    StopTimeout {
+        epoch: u32,
+    },
     Start,
 }
 

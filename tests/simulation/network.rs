@@ -361,10 +361,8 @@ impl World {
         let (shard, conn) = (end.shard, end.conn);
         let mut out = Vec::new();
         let taken = self.enter(shard, |core, now| core.received(conn, &bytes, now, &mut out)).unwrap_or(0);
-        self.trace.line(
-            self.now,
-            format_args!("s{shard} receives on #{link} {taken}/{}: {}", bytes.len(), shown(&bytes)),
-        );
+        self.trace
+            .line(self.now, format_args!("s{shard} receives on #{link} {taken}/{}: {}", bytes.len(), shown(&bytes)));
         if taken > bytes.len() {
             self.ledger.violation(format!("shard {shard} took {taken} octets of {}", bytes.len()));
         }

@@ -74,7 +74,9 @@ impl<'a> Books<'a> {
     fn may_be_forgotten(&self, at: Ns) -> bool {
         self.ledger.stops.iter().filter(|(_, stop)| *stop != Stop::Graceful).any(|&(stopped, stop)| {
             let grace = self.grace(stop);
-            let slow = |&(from, to): &(Ns, Ns)| at + grace >= from && at <= to + FAILURE_PAUSE && stopped <= to + FAILURE_PAUSE;
+            let slow = |&(from, to): &(Ns, Ns)| {
+                at + grace >= from && at <= to + FAILURE_PAUSE && stopped <= to + FAILURE_PAUSE
+            };
             stopped >= at && (stopped <= at + grace || self.ledger.disk_troubles.iter().any(slow))
         })
     }
@@ -255,7 +257,8 @@ fn judge_rates(world: &World, found: &mut Vec<String>) {
         let slow = |at: Ns| world.ledger.disk_troubles.iter().any(|(from, to)| *from <= at && at <= to + 10 * S);
         let period = (rate.period.as_nanos() as Ns).saturating_sub(moment);
         for (first, &(epoch, at)) in begun.iter().enumerate() {
-            let within = begun[first..].iter().take_while(|&&(other, later)| other == epoch && later - at < period).count();
+            let within =
+                begun[first..].iter().take_while(|&&(other, later)| other == epoch && later - at < period).count();
             if within as u32 > rate.count + rate.burst && !slow(at) {
                 found.push(format!("site {site}: {within} transactions within {period} ns from {}", seconds(at)));
                 break;

@@ -246,7 +246,10 @@ impl Plan {
 
     /// The trouble of this kind under way, if there is one.
     pub fn trouble_at<T>(&self, at: Ns, which: impl Fn(Trouble) -> Option<T>) -> Option<T> {
-        self.windows.iter().filter(|window| window.from <= at && at < window.to).find_map(|window| which(window.trouble))
+        self.windows
+            .iter()
+            .filter(|window| window.from <= at && at < window.to)
+            .find_map(|window| which(window.trouble))
     }
 }
 

@@ -50,18 +50,17 @@ impl<'a> Recovery<'a> {
             homes: Vec::new(),
             index: RecoveredIndex::Memory(Vec::new()),
             moved_out: Vec::new(),
-            cut: None,
+            cut: plan.cut,
         };
         match plan.how {
             How::Nothing | How::Lost => {}
             How::Indexed { generation } => self.read_indexed(generation, &mut recovered, emit),
             How::Batches(layout) => {
-                let Layout { mut reader, header, seed, end, entries, cut, .. } = *layout;
+                let Layout { mut reader, header, seed, end, entries, .. } = *layout;
                 self.read_messages(&mut reader, &entries, seed, &mut recovered, emit);
                 self.note_unreadable(&mut reader, end, &mut recovered);
                 recovered.generation = header.generation;
                 recovered.index = RecoveredIndex::Memory(entries);
-                recovered.cut = cut;
             }
         }
         recovered

@@ -13,6 +13,8 @@ pub(super) struct Plan<'a> {
     pub(super) id: SegmentId,
     pub(super) damaged: bool,
     pub(super) how: How<'a>,
+    /// The end to state from now on.
+    pub(super) cut: Option<Cut>,
 }
 
 /// How a segment is read.
@@ -40,14 +42,12 @@ pub(super) struct Layout<'a> {
     /// Where its good batches end.
     pub(super) end: u32,
     pub(super) entries: Vec<FooterEntry>,
-    /// The end to state from now on.
-    pub(super) cut: Option<Cut>,
 }
 
 impl<'a> Recovery<'a> {
     /// The first pass, newest segments first.
     pub(super) fn survey(&mut self, id: SegmentId) -> Plan<'a> {
-        let mut plan = Plan { id, damaged: false, how: How::Nothing };
+        let mut plan = Plan { id, damaged: false, how: How::Nothing, cut: None };
         let mut reader = match Reader::open(self.disk, FileId::Segment(id), WINDOW_SCAN) {
             Ok(reader) => reader,
             Err(error) => {
@@ -105,7 +105,8 @@ impl<'a> Recovery<'a> {
         if let Some(trailer) = trailer.filter(|trailer| all_durable(trailer.appended_end)) {
             if let Some(footer) = reader.footer(&trailer, id) {
                 for entry in footer.entries.iter().filter(|entry| entry.kind == RecordKind::Cut) {
-                    self.take_cuts(&mut reader, entry.offset, footer.appended_end, seed, id);
+                    self.take_cuts(&mut reader, entry.offset, footer.appended_end, seed);
+                    self.keep_cuts(&mut reader, entry.offset, footer.appended_end, seed, id);
                 }
                 return How::Indexed { generation: header.generation };
             }
@@ -129,7 +130,7 @@ impl<'a> Recovery<'a> {
             if batch.durable_end.sequence == id.sequence() {
                 own = own.max(batch.durable_end.offset);
             }
-            self.find_cuts(&mut reader, *offset, batch, seed, id);
+            self.find_cuts(&mut reader, *offset, batch, seed);
         }
         let floor = match cut {
             Some(cut) => cut,
@@ -143,30 +144,34 @@ impl<'a> Recovery<'a> {
         };
         let vouched = cut.is_some() || settled;
         let (end, entries) = (BLOCK, Vec::new());
-        How::Batches(Box::new(Layout { reader, header, seed, batches, floor, vouched, end, entries, cut: None }))
+        How::Batches(Box::new(Layout { reader, header, seed, batches, floor, vouched, end, entries }))
     }
 
     /// Cuts are facts wherever they stand, so they are taken from batches that turn out void as well.
-    fn find_cuts(&mut self, reader: &mut Reader<'_>, offset: u32, batch: &BatchHead, seed: u32, id: SegmentId) {
+    fn find_cuts(&mut self, reader: &mut Reader<'_>, offset: u32, batch: &BatchHead, seed: u32) {
         let (mut at, end) = (offset + BATCH_HEAD_LEN, offset + batch.len);
         for _ in 0..batch.records {
             let Some(head) = reader.peek(at, end) else {
                 return;
             };
             if head.is(RecordKind::Cut) {
-                self.take_cuts(reader, at, end, seed, id);
+                self.take_cuts(reader, at, end, seed);
             }
             at += head.total_len() as u32;
         }
     }
 
-    fn take_cuts(&mut self, reader: &mut Reader<'_>, at: u32, end: u32, seed: u32, segment: SegmentId) {
-        let Some(view) = reader.record(at, end, seed) else {
-            return;
-        };
-        for cut in view.cuts() {
+    fn take_cuts(&mut self, reader: &mut Reader<'_>, at: u32, end: u32, seed: u32) {
+        for cut in reader.record(at, end, seed).iter().flat_map(|view| view.cuts()) {
             let end = self.cuts.entry((cut.segment, cut.generation)).or_insert(cut.end);
             *end = (*end).min(cut.end);
+        }
+    }
+
+    /// A cut in a record that lasts; its segment must outlive those it speaks of.
+    fn keep_cuts(&mut self, reader: &mut Reader<'_>, at: u32, end: u32, seed: u32, segment: SegmentId) {
+        for cut in reader.record(at, end, seed).iter().flat_map(|view| view.cuts()) {
+            self.kept_cuts.insert((cut.segment, cut.generation));
             self.homes.entry(segment).or_default().insert(cut.segment);
         }
     }
@@ -207,13 +212,23 @@ impl<'a> Recovery<'a> {
                 // Stating the end makes it binding, so what was read must be on stable storage first.
                 match self.disk.sync(id) {
                     Ok(()) => {
-                        layout.cut = Some(Cut { segment: id, generation: layout.header.generation, end });
+                        plan.cut = Some(Cut { segment: id, generation: layout.header.generation, end });
                     }
                     Err(error) => {
                         plan.damaged = true;
                         self.damage(id, 0, 0, &format!("cannot be synced: {error}"));
                     }
                 }
+            }
+        }
+        // A cut that stood in a batch that turned out void is stated again, so that the next recovery sees the same.
+        for plan in plans.iter_mut().filter(|plan| plan.cut.is_none()) {
+            let How::Batches(layout) = &plan.how else {
+                continue;
+            };
+            let key = (plan.id, layout.header.generation);
+            if let Some(end) = self.cuts.get(&key).filter(|_| !self.kept_cuts.contains(&key)) {
+                plan.cut = Some(Cut { segment: plan.id, generation: layout.header.generation, end: *end });
             }
         }
     }
@@ -272,6 +287,9 @@ impl<'a> Recovery<'a> {
                 return false;
             };
             if let Some(kind) = RecordKind::from_byte(head.kind) {
+                if kind == RecordKind::Cut {
+                    self.keep_cuts(&mut layout.reader, at, end, seed, id);
+                }
                 let (meta_len, inline_len) = (head.meta_len, head.inline_len());
                 layout.entries.push(FooterEntry { kind, offset: at, meta_len, inline_len, id: head.id });
                 self.report.notes += u64::from(kind == RecordKind::Note);

@@ -1,0 +1,278 @@
+//! What wrong configurations are told: file, line, column, the line itself, and a hint. And that the documents agree
+//! with the parser.
+
+use super::*;
+
+/// A text, and what its error must say: line, column, a part of the message, a part of the hint.
+struct Wrong(&'static str, usize, usize, &'static str, &'static str);
+
+const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:25\"\n";
+
+#[test]
+fn mistakes_are_told_with_their_place_and_a_hint() {
+    let table = [
+        // What TOML itself forbids.
+        Wrong("hostname = \n", 1, 12, "", ""),
+        Wrong("[spool\n", 1, 7, "", ""),
+        Wrong("hold = true\nhold = false\n", 2, 1, "duplicate key", ""),
+        // Unknown keys, with the nearest known one.
+        Wrong("hsotname = \"a.test\"\n", 1, 1, "unknown key `hsotname`", "did you mean `hostname`?"),
+        Wrong("[limits]\nrecipient = 5\n", 2, 1, "unknown key `recipient`", "did you mean `recipients`?"),
+        Wrong("[[listener]]\nadress = \"127.0.0.1:25\"\n", 2, 1, "unknown key `adress`", "did you mean `address`?"),
+        Wrong("[[route]]\n[route.timeouts]\nbaner = \"1s\"\n", 3, 1, "unknown key `baner`", "did you mean `banner`?"),
+        Wrong("[xyzzy]\n", 1, 2, "unknown key `xyzzy`", "known keys here: hostname, shards"),
+        // Values of a wrong kind.
+        Wrong("hold = \"yes\"\n", 1, 8, "expected a boolean", ""),
+        Wrong("hostname = \"a b\"\n", 1, 12, "`a b` is not a domain name", ""),
+        Wrong("[retry]\nfirst = 20\n", 2, 9, "a duration, as in \"20m\"", ""),
+        Wrong("[retry]\nfirst = \"20 minutes\"\n", 2, 9, "is not a duration", ""),
+        Wrong("[limits]\nmessage_size = \"big\"\n", 2, 16, "is not a size", ""),
+        Wrong("[[route]]\nrate = \"100\"\n", 2, 8, "is not a rate", ""),
+        Wrong("[[route]]\nnext_hops = [\"a.test:25\", \"b.test:0\"]\n", 2, 27, "no port 0", ""),
+        Wrong("[[route]]\ndomains = \"a..b\"\n", 2, 11, "expected a domain", ""),
+        Wrong("[[listener]]\naddress = \"25\"\n", 2, 11, "an address with a port", ""),
+        Wrong("[[listener]]\naddress = [\"127.0.0.1:25\", \"x\"]\n", 2, 28, "an address with a port", ""),
+        Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\ntrusted = \"10.0.0.0/40\"\n", 3, 11, "a network", ""),
+        Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\nkind = \"relai\"\n", 3, 8, "unknown variant `relai`", ""),
+        Wrong("[[listener]]\ntls = \"none\"\n", 1, 1, "missing field `address`", ""),
+        Wrong("[dns]\nservers = \"ns.test\"\n", 2, 11, "a name server's address", ""),
+    ];
+    for Wrong(text, line, column, message, hint) in table {
+        let error = Config::parse(text).expect_err(text);
+        let place = error.place.clone().unwrap_or_else(|| panic!("{text}: no place: {error}"));
+        assert_eq!((place.line, place.column), (line, column), "{text}\n{error}");
+        assert!(error.message.contains(message), "{text}\n{error}");
+        assert!(error.hint.as_deref().unwrap_or("").contains(hint), "{text}\n{error}");
+        assert!(error.to_string().contains(&format!("{line} | {}", place.text)), "{error}");
+    }
+}
+
+#[test]
+fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
+    let table = [
+        Wrong("shards = 300\n", 1, 10, "300 shards", "1 to 255"),
+        Wrong("[spool]\nsegment_size = \"1KiB\"\n", 2, 16, "1KiB cannot be used", "64MiB is the default"),
+        Wrong("[spool]\nspill_above = \"1GiB\"\n", 2, 15, "cannot be used", "quarter of a segment"),
+        Wrong("[spool]\nspares = 0\n", 2, 10, "0 cannot be used", "1 to 1024"),
+        Wrong("[[listener]]\naddress = \"127.0.0.1:0\"\n", 2, 11, "has no port", ""),
+        Wrong("[[listener]]\naddress = []\n", 2, 11, "the list is empty", ""),
+        Wrong(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\n[[listener]]\naddress = \"127.0.0.1:25\"\n",
+            4,
+            11,
+            "127.0.0.1:25 is listened on twice",
+            "",
+        ),
+        Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\ntenant = \"\"\n", 3, 10, "not a tenant's name", ""),
+        Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\ntenant_header = \"X:\"\n", 3, 17, "not a header's name", ""),
+        Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\nrecipients = 5\n", 3, 14, "5 cannot be used", "RFC 5321"),
+        Wrong("[tls]\ncertificate = \"a.pem\"\n", 2, 15, "without its key", "add key"),
+        Wrong("[[route]]\nname = \"a b\"\n", 2, 8, "not a route's name", ""),
+        Wrong(
+            "[[route]]\nname = \"a\"\ndomains = \"x.test\"\n[[route]]\nname = \"a\"\n",
+            5,
+            8,
+            "taken by an earlier route",
+            "",
+        ),
+        Wrong("[[route]]\n[[route]]\ndomains = \"x.test\"\n", 2, 1, "never taken", "route number 1"),
+        Wrong("[[route]]\ntarget = \"mx\"\nnext_hops = \"a.test\"\n", 2, 10, "exclude each other", ""),
+        Wrong("[[route]]\ntarget = \"sandbox\"\n", 2, 10, "not enabled", "[sandbox]"),
+        Wrong("[[route]]\nport = 26\nnext_hops = \"a.test\"\n", 2, 8, "hosts found by MX", "smtp.example.net:2525"),
+        Wrong("[[route]]\nconnections = 0\n", 2, 15, "deliver nothing", "hold = true"),
+        Wrong("[[route]]\nrecipients_per_transaction = 0\n", 2, 30, "0 cannot be used", ""),
+        Wrong("[[route]]\n[route.timeouts]\nmail = \"10ms\"\n", 3, 8, "shorter than a second", ""),
+        Wrong("[retry]\nfirst = \"5h\"\n", 1, 1, "4h is less than `first` (5h)", ""),
+        Wrong("[retry]\nmax = \"1m\"\n", 2, 7, "1m is less than `first` (20m)", ""),
+        Wrong("[retry]\njitter = 101\n", 2, 10, "101 percent", ""),
+        Wrong("[retry]\nlifetime = \"1m\"\n", 2, 12, "less than `first`", ""),
+        Wrong("[retry]\ndelay_warning = \"6d\"\n", 2, 17, "given up already", "never"),
+        Wrong("[limits]\nmessage_size = \"1KB\"\n", 2, 16, "1KB cannot be used", "64KiB"),
+        Wrong("[limits]\nsessions = 0\n", 2, 12, "0 would refuse everything", ""),
+        Wrong("[admin]\nmetrics = \"0.0.0.0:9525\"\n", 2, 11, "can be reached from elsewhere", "proxy"),
+        Wrong("[dns]\nattempts = 0\n", 1, 1, "out of bounds", "1 to 10"),
+        Wrong("[sandbox]\nlisten = \"0.0.0.0:0\"\n", 2, 10, "can be reached from elsewhere", ""),
+        Wrong("[sandbox]\nkeep = 0\n", 2, 8, "0 cannot be used", ""),
+    ];
+    for Wrong(part, line, column, message, hint) in table {
+        let own_listener = part.contains("[[listener]]");
+        let text = if own_listener { part.to_owned() } else { format!("{part}{LISTENER}") };
+        let error = Config::parse(&text).expect_err(part);
+        let place = error.place.clone().unwrap_or_else(|| panic!("{part}: no place: {error}"));
+        assert_eq!((place.line, place.column), (line, column), "{part}\n{error}");
+        assert!(error.message.contains(message), "{part}\n{error}");
+        assert!(error.hint.as_deref().unwrap_or("").contains(hint), "{part}\n{error}");
+    }
+    let error = Config::parse("hold = true\n").expect_err("no listener");
+    assert!(error.message.contains("no [[listener]]"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(Path::new("/no/such/ringpost.toml")).unwrap_err();
+    assert!(error.to_string().starts_with("/no/such/ringpost.toml: the configuration cannot be read"), "{error}");
+}
+
+#[test]
+fn every_key_can_be_set() {
+    let text = r#"
+        hostname = "Mx.Example.NET"
+        shards = 4
+        hold = true
+        [spool]
+        dir = "/srv/spool"
+        segment_size = "16MiB"
+        spares = 3
+        content_memory = "128MiB"
+        spill_above = "1MiB"
+        retained_content = 0
+        [[listener]]
+        address = ["0.0.0.0:25", "[::]:25"]
+        kind = "relay"
+        tls = "starttls"
+        tenant = "acme"
+        tenant_header = "X-Tenant"
+        proxy = true
+        bare_newlines = "convert"
+        trusted = ["192.0.2.0/24", "2001:db8::1"]
+        message_size = "10MB"
+        recipients = 500
+        [tls]
+        certificate = "chain.pem"
+        key = "key.pem"
+        [[route]]
+        name = "partner"
+        domains = ["example.com", ".example.com"]
+        next_hops = ["smtp.example.com:26", "192.0.2.9"]
+        connections = 5
+        rate = "100/1m burst 10"
+        messages_per_connection = 50
+        recipients_per_transaction = 20
+        source = "192.0.2.20"
+        ehlo_name = "out.example.net"
+        tls = "required"
+        assume_8bitmime = true
+        chunking = false
+        pipelining = false
+        connect_timeout = "3s"
+        idle_timeout = "1s"
+        timeouts = { banner = "10s", hello = "10s", mail = "10s", rcpt = "10s", data = "10s", block = "10s", final_dot = "1m" }
+        [[route]]
+        target = "mx"
+        port = 2525
+        [retry]
+        first = "1m"
+        factor = 3
+        max = "1h"
+        jitter = 0
+        lifetime = "2d"
+        delay_warning = "never"
+        [limits]
+        message_size = "20MB"
+        large_message = "5MB"
+        recipients = 200
+        sessions = 1
+        sessions_per_client = 1
+        loopback_exempt = true
+        commands = 10
+        errors = 3
+        transactions = 7
+        command_timeout = "1m"
+        data_timeout = "1m"
+        message_timeout = "5m"
+        received_headers = 30
+        [admin]
+        socket = "/run/ringpost.sock"
+        metrics = "[::1]:9525"
+        [log]
+        format = "json"
+        level = "warning"
+        [dns]
+        servers = ["192.0.2.53", "[2001:db8::53]:5353"]
+        port = 54
+        timeout = "1s"
+        attempts = 3
+        concurrency = 10
+        [sandbox]
+        enabled = true
+        listen = "127.0.0.1:2626"
+        keep = 10
+    "#;
+    let config = Config::parse(text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(&*config.effective_hostname(), "mx.example.net");
+    assert_eq!(config.admin_socket(), Path::new("/run/ringpost.sock"));
+    let settings = settings::settings(&config, None);
+    assert_eq!(settings.listeners.len(), 2);
+    assert_eq!(&*settings.listeners[1].tenant, "acme");
+    assert_eq!(settings.listeners[0].session.max_recipients, 500);
+    assert!(settings.listeners[0].relay.may_relay([192, 0, 2, 77].into(), false, false).is_ok());
+    assert!(settings.listeners[0].relay.may_relay([127, 0, 0, 1].into(), false, false).is_err());
+    assert_eq!(settings.routes.len(), 2);
+    assert_eq!(settings.routes[1].target, crate::shard::settings::Target::Mx { port: 2525 });
+    assert_eq!(settings.schedule.delay_warning, None);
+    assert_eq!(&*settings.routes[0].client.ehlo_name, "out.example.net");
+}
+
+#[test]
+fn the_defaults_are_those_of_the_issue() {
+    let config = Config::parse(LISTENER).unwrap();
+    let settings = settings::settings(&config, None);
+    let minutes = |minutes: u64| std::time::Duration::from_secs(minutes * 60);
+    assert_eq!(settings.listeners[0].session.max_message_size, 52_428_800);
+    assert_eq!((settings.schedule.first, settings.schedule.max), (minutes(20), minutes(240)));
+    assert_eq!((settings.schedule.factor, settings.schedule.jitter_percent), (2, 10));
+    assert_eq!(settings.schedule.lifetime, minutes(5 * 24 * 60));
+    assert_eq!((settings.large_message, settings.max_received_headers), (25_000_000, 100));
+    assert_eq!((settings.spill_above, settings.segment_size), (256 << 10, 64 << 20));
+    assert!(settings.routes[0].connect_timeout < std::time::Duration::from_secs(5));
+    let relay = &settings.listeners[0];
+    assert!(relay.session.bare_newlines == crate::smtp::server::BareNewlines::Refuse && !relay.submission);
+    assert!(relay.session.starttls && !settings.lift_loopback_limits);
+}
+
+/// The keys that a section knows, as its error lists them.
+fn known_keys(section: &str) -> Vec<String> {
+    let text = format!("{section}\n_ = 1\n");
+    let error = toml::from_str::<Config>(&text).expect_err("the key _ is unknown").message().to_owned();
+    error.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_is_documented_and_every_documented_key_exists() {
+    let document = include_str!("../../docs/CONFIGURATION.md");
+    for (section, header) in [
+        ("### Top level", ""),
+        ("### `[spool]`", "[spool]"),
+        ("### `[[listener]]`", "[[listener]]"),
+        ("### `[tls]`", "[tls]"),
+        ("### `[[route]]`", "[[route]]"),
+        ("### `[route.timeouts]`", "[[route]]\n[route.timeouts]"),
+        ("### `[retry]`", "[retry]"),
+        ("### `[limits]`", "[limits]"),
+        ("### `[admin]`", "[admin]"),
+        ("### `[log]`", "[log]"),
+        ("### `[dns]`", "[dns]"),
+        ("### `[sandbox]`", "[sandbox]"),
+    ] {
+        let (_, after) = document.split_once(&format!("\n{section}\n")).unwrap_or_else(|| panic!("{section} is missing"));
+        let text = after.split("\n### ").next().unwrap_or_default().split("\n## ").next().unwrap_or_default();
+        let documented: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `").and_then(|rest| rest.split_once('`')))
+            .map(|(key, _)| key.to_owned())
+            .collect();
+        let is_table = |key: &String| header.is_empty() && document.contains(&format!("[{key}]")) || key == "timeouts";
+        let known: Vec<String> = known_keys(header).into_iter().filter(|key| !is_table(key)).collect();
+        assert_eq!(documented, known, "{section}");
+    }
+}
+
+#[test]
+fn the_sample_can_be_used_as_it_is() {
+    let config = Config::parse(include_str!("../../config/ringpost.toml")).unwrap_or_else(|error| panic!("{error}"));
+    let ports: Vec<u16> = settings::listen_addresses(&config).iter().map(std::net::SocketAddr::port).collect();
+    for port in [25, 587, 465] {
+        assert!(ports.contains(&port), "{port}");
+    }
+    assert!(config.summary().contains("submission"), "{}", config.summary());
+}

@@ -1,0 +1,252 @@
+//! One transaction's worth of a message on one of our connections: chosen, given its content, and brought to its outcomes.
+//!
+//! Not here: the connection's own life (src/shard/egress.rs) and what an outcome means for the message
+//! (src/shard/outcome.rs).
+
+use crate::clock::{Instant, Now};
+use crate::event::Severity;
+use crate::id::MessageId;
+use crate::io::handler::ConnId;
+use crate::queue::{SiteId, Slot};
+use crate::reply::Reply;
+use crate::shard::attempt::{AttemptOutcome, Verdict};
+use crate::shard::connections::Conn;
+use crate::shard::core::Core;
+use crate::shard::egress::{Outbound, Phase};
+use crate::shard::message::{Lease, LeaseEnded};
+use crate::smtp::client::{OutgoingContent, RecipientOutcome, Stage, Transaction};
+use bytes::Bytes;
+use ringpost_spool::{ContentRef, OpId};
+
+/// One transaction's worth of a message.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) owner: Owner,
+    pub(super) id: MessageId,
+    pub(super) recipients: Vec<u16>,
+    pub(super) outcomes: Vec<Option<AttemptOutcome>>,
+    pub(super) content: ContentRef,
+    /// The beginning of the content, for a report.
+    pub(super) head: Option<Bytes>,
+    pub(super) began: Instant,
+    /// Waits for its content.
+    pub(super) transaction: Option<Transaction>,
+}
+
+#[derive(Debug)]
+pub(super) enum Owner {
+    Here(Slot),
+    Elsewhere { home: u8, slot: u32 },
+}
+
+impl Core {
+    /// All that was sent is with the kernel: the next piece of content may come.
+    pub(super) fn outbound_sent(&mut self, conn: ConnId) {
+        let Some(mut outbound) = self.connections.take_outbound(conn) else { return };
+        if let (Some((offset, max)), Some(work)) = (outbound.wanted.take(), &outbound.work) {
+            let len = u64::from(work.content.len).saturating_sub(offset).min(max as u64);
+            let op = self.log.read_content(work.id.0, work.content, offset as u32, len as u32);
+            self.fetching.insert(op, conn);
+        }
+        self.connections.put(conn, Conn::Outbound(outbound));
+    }
+
+    /// A piece of content came from the spool.
+    pub(super) fn content_read(&mut self, op: OpId, result: Result<Bytes, String>, now: Now) {
+        let Some(conn) = self.fetching.remove(&op) else { return };
+        let Some(mut outbound) = self.connections.take_outbound(conn) else { return };
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(what) => {
+                let id = outbound.work.as_ref().map(|work| work.id);
+                self.content_unreadable(&mut outbound, id, &what, now);
+                self.drive(outbound, now);
+                return;
+            }
+        };
+        if outbound.phase == Phase::Fetching(op) {
+            self.begin(&mut outbound, bytes, now);
+        } else {
+            if let Some(work) = outbound.work.as_mut() {
+                work.head.get_or_insert_with(|| bytes.clone());
+            }
+            outbound.client.provide_content(bytes, now.instant);
+        }
+        self.drive(outbound, now);
+    }
+
+    fn begin(&mut self, outbound: &mut Outbound, bytes: Bytes, now: Now) {
+        outbound.phase = Phase::Busy;
+        if let Some(work) = outbound.work.as_mut()
+            && let Some(mut transaction) = work.transaction.take()
+        {
+            work.head = Some(bytes.clone());
+            transaction.content = OutgoingContent::Whole(vec![bytes]);
+            outbound.client.begin(transaction, now.instant);
+        }
+    }
+
+    /// The spool cannot give the content: the attempt ends, and somebody must know.
+    fn content_unreadable(&mut self, outbound: &mut Outbound, id: Option<MessageId>, what: &str, now: Now) {
+        if let Some(id) = id {
+            self.notice(
+                Severity::Error,
+                format!("the content of {id} cannot be read from the spool: {what}; run `ringpost spool verify`"),
+            );
+        }
+        let reply = Reply::new(451, (4, 3, 0), "The content cannot be read from the spool at this time");
+        if let Some(work) = outbound.work.as_mut() {
+            for outcome in &mut work.outcomes {
+                outcome.get_or_insert_with(|| {
+                    AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply.clone())
+                });
+            }
+        }
+        self.finish_work(outbound, now);
+        let was_busy = outbound.phase == Phase::Busy;
+        self.leave_opening(outbound);
+        if was_busy {
+            // The content is cut short: no way out but to break the connection, so that the peer drops it.
+            self.close(outbound.conn, false);
+        } else {
+            outbound.client.quit(now.instant);
+        }
+    }
+
+    pub(super) fn has_work(&self, site: SiteId) -> bool {
+        self.queue.ready_count(site) > 0 || self.sites.get(site).is_some_and(|known| !known.guests.is_empty())
+    }
+
+    /// Own messages and guests' in turn.
+    pub(super) fn next_work(&mut self, site: SiteId, most: usize, now: Now) -> Option<(Box<Work>, Option<Vec<Bytes>>)> {
+        let known = self.sites.get_mut(site)?;
+        known.guests_turn = !known.guests_turn;
+        if (known.guests_turn || self.queue.ready_count(site) == 0)
+            && let Some(lease) = known.guests.pop_front()
+        {
+            return Some(guest_work(*lease, now));
+        }
+        match self.own_work(site, most, now) {
+            Some(work) => Some(work),
+            None => {
+                let lease = self.sites.get_mut(site)?.guests.pop_front()?;
+                Some(guest_work(*lease, now))
+            }
+        }
+    }
+
+    fn own_work(&mut self, site: SiteId, most: usize, now: Now) -> Option<(Box<Work>, Option<Vec<Bytes>>)> {
+        let pick = self.queue.pick(site, most)?;
+        let (transaction, id, content) = self.transaction_of(pick.slot, &pick.recipients)?;
+        let work = Work {
+            owner: Owner::Here(pick.slot),
+            id,
+            outcomes: vec![None; pick.recipients.len()],
+            recipients: pick.recipients,
+            content,
+            head: None,
+            began: now.instant,
+            transaction: Some(transaction),
+        };
+        Some((Box::new(work), self.retained.get(id).cloned()))
+    }
+
+    pub(super) fn start_work(
+        &mut self,
+        outbound: &mut Outbound,
+        (mut work, held): (Box<Work>, Option<Vec<Bytes>>),
+        now: Now,
+    ) {
+        outbound.phase = Phase::Busy;
+        if let Some(chunks) = held {
+            work.head = chunks.first().cloned();
+            if let Some(mut transaction) = work.transaction.take() {
+                transaction.content = OutgoingContent::Whole(chunks);
+                outbound.client.begin(transaction, now.instant);
+            }
+        } else if work.content.spilled {
+            if let Some(transaction) = work.transaction.take() {
+                outbound.client.begin(transaction, now.instant);
+            }
+        } else {
+            let op = self.log.read_content(work.id.0, work.content, 0, work.content.len);
+            outbound.phase = Phase::Fetching(op);
+            self.fetching.insert(op, outbound.conn);
+        }
+        outbound.work = Some(work);
+    }
+
+    pub(super) fn note_outcome(&mut self, outbound: &mut Outbound, index: usize, outcome: RecipientOutcome, now: Now) {
+        let Some(work) = outbound.work.as_mut() else { return };
+        let took = now.instant.since(work.began);
+        let (verdict, reply, stage) = match outcome {
+            RecipientOutcome::Delivered(reply) => (Verdict::Delivered, reply, Some(Stage::FinalReply)),
+            RecipientOutcome::Refused { reply, stage } => {
+                let verdict =
+                    if reply.is_permanent() { Verdict::Failed } else { Verdict::Deferred { not_before: None } };
+                (verdict, reply, Some(stage))
+            }
+            RecipientOutcome::Unsupported { enhanced, text } => {
+                let reply = Reply { code: 550, enhanced: Some(enhanced), text: text.into() };
+                (Verdict::Failed, reply, None)
+            }
+        };
+        let outcome = AttemptOutcome {
+            verdict,
+            reply,
+            stage,
+            remote: Some(outbound.remote.clone()),
+            tls: outbound.tls.as_ref().map(|tls| tls.version),
+            took,
+            from_peer: stage.is_some(),
+            peer_reports: outbound.client.peer().dsn(),
+        };
+        if let Some(place) = work.outcomes.get_mut(index) {
+            *place = Some(outcome);
+        }
+        if work.outcomes.iter().all(Option::is_some) {
+            self.finish_work(outbound, now);
+        }
+    }
+
+    /// Hands the outcomes to the message's owner.
+    pub(super) fn finish_work(&mut self, outbound: &mut Outbound, now: Now) {
+        let Some(work) = outbound.work.take() else { return };
+        let took = now.instant.since(work.began);
+        self.metrics.attempt_us.saturating_record(took.as_micros() as u64);
+        let Work { owner, id, recipients, outcomes, head, .. } = *work;
+        let mut decided = Vec::with_capacity(recipients.len());
+        let mut undecided = Vec::new();
+        for (&recipient, outcome) in recipients.iter().zip(outcomes) {
+            match outcome {
+                Some(outcome) => decided.push((recipient, outcome)),
+                None => undecided.push(recipient),
+            }
+        }
+        match owner {
+            Owner::Here(slot) => {
+                self.give_back(slot, &undecided, now);
+                self.conclude(slot, decided, head, now);
+            }
+            Owner::Elsewhere { home, slot } => {
+                let site = outbound.site.0;
+                let (by, outcomes) = (self.shard, decided);
+                self.end_lease(home, LeaseEnded { by, slot, id, site, recipients, outcomes, not_before: None });
+            }
+        }
+    }
+}
+
+fn guest_work(lease: Lease, now: Now) -> (Box<Work>, Option<Vec<Bytes>>) {
+    let work = Work {
+        owner: Owner::Elsewhere { home: lease.home, slot: lease.slot },
+        id: lease.id,
+        outcomes: vec![None; lease.recipients.len()],
+        recipients: lease.recipients,
+        content: lease.content,
+        head: None,
+        began: now.instant,
+        transaction: Some(lease.transaction),
+    };
+    (Box::new(work), lease.held)
+}
