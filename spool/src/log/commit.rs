@@ -169,7 +169,7 @@ impl Log {
     }
 
     /// Why nothing can be appended whatever the room.
-    fn refusal(&self, who: Who) -> Option<LogFull> {
+    pub(super) fn refusal(&self, who: Who) -> Option<LogFull> {
         if self.now_ms < self.paused_until_ms {
             return Some(LogFull::Failing);
         }
