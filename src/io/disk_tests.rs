@@ -68,7 +68,7 @@ fn a_recycled_segment_becomes_a_spare_and_then_a_segment_again() {
         assert_eq!(perform(&shard, recycle), Ok(Bytes::new()));
     }
     // Two spares are kept, the third is removed.
-    assert_eq!(names(&shard, "segments"), ["00-000003.seg", "spare-0", "spare-1"]);
+    assert_eq!(names(&shard, "segments"), ["00-000003.seg", "spare-00-000000", "spare-00-000001"]);
     assert!(prepare(&shard, 4).is_ok());
     assert!(prepare(&shard, 5).is_ok());
     assert!(prepare(&shard, 6).is_ok());

@@ -37,8 +37,8 @@ const BREATH: Duration = Duration::from_micros(10);
 /// How long to pause after an error.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Errors of a listener are reported at most once in this many pauses.
-const REPORT_EVERY: u32 = 100;
+/// Errors of a listener are reported at most once in this time.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Takes connections until the listener is ended.
 pub(crate) async fn listen<H: Handler + 'static>(shard: Rc<Shard<H>>, index: usize, listening: ListeningSocket) {
@@ -48,7 +48,7 @@ pub(crate) async fn listen<H: Handler + 'static>(shard: Rc<Shard<H>>, index: usi
     let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
     let mut spare = net::spare_descriptor();
     let mut in_a_row = 0;
-    let mut pauses = 0;
+    let mut reported = None;
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -77,7 +77,9 @@ pub(crate) async fn listen<H: Handler + 'static>(shard: Rc<Shard<H>>, index: usi
                     }
                     _ => {}
                 }
-                if pauses % REPORT_EVERY == 0 {
+                let now = shard.clock.now().instant;
+                if reported.is_none_or(|at| now.since(at) >= REPORT_EVERY) {
+                    reported = Some(now);
                     let text = format!(
                         "connections cannot be accepted: {}; clients are told to come again later (raise LimitNOFILE=, or \
                          take fewer sessions)",
@@ -85,7 +87,6 @@ pub(crate) async fn listen<H: Handler + 'static>(shard: Rc<Shard<H>>, index: usi
                     );
                     shard.call(|handler, now| handler.trouble(text, now));
                 }
-                pauses += 1;
                 Timer::new(PAUSE).await;
             }
         }

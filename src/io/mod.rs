@@ -26,6 +26,8 @@ mod turn;
 #[cfg(test)]
 mod disk_tests;
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

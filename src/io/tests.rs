@@ -284,3 +284,72 @@ fn a_panic_in_the_handler_ends_the_shard_with_an_error_that_names_it() {
     let error = shard.join().unwrap_err();
     assert_eq!(error, "shard 0: panic in a task: the test wants it");
 }
+
+/// Runs in a process of its own, since the limit is the whole process's.
+#[test]
+fn without_descriptors_clients_are_told_to_come_again_later() {
+    const CHILD: &str = "RINGPOST_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "io::tests::without_descriptors_clients_are_told_to_come_again_later";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert!(
+            child.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&child.stdout),
+            String::from_utf8_lossy(&child.stderr)
+        );
+        return;
+    }
+    let shard = TestShard::start("descriptors");
+    // The clients' own descriptors are taken beforehand.
+    let mut clients: Vec<_> =
+        (0..8).map(|_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap()).collect();
+    let (_stream, _) = client(&shard);
+    let next = std::fs::File::open("/dev/null").map(|file| std::os::fd::AsRawFd::as_raw_fd(&file)).unwrap();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is a valid structure, filled in by one call and read by the other.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
+        limit.rlim_cur = next as u64 + 2;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+    }
+    let address = shard.address.into();
+    let mut dial = || {
+        let socket = clients.remove(0);
+        socket.connect(&address).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let first = dial();
+    let conn = shard.accepted();
+    let _second = dial();
+    shard.accepted();
+    match shard.event() {
+        Event::Trouble(text) => {
+            assert!(text.contains("no descriptor is left") && text.contains("LimitNOFILE"), "{text}")
+        }
+        other => panic!("{other:?}"),
+    }
+    // The next ones find no descriptor, are told so, and are closed.
+    for _ in 0..3 {
+        let mut text = String::new();
+        dial().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "421 later\r\n");
+    }
+    // With descriptors free again the listener goes on. Closing the refused clients has freed some of them, too.
+    drop(first);
+    loop {
+        match shard.event() {
+            Event::Closed(of, _) if of == conn => break,
+            Event::Trouble(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut last = dial();
+    assert_eq!(read_exact(&mut last, 7), b"hello\r\n");
+}

@@ -115,6 +115,17 @@ impl World {
         Some(result)
     }
 
+    /// Asks something of a shard without a turn of its own: for the oracle, which must not keep the world awake.
+    pub fn ask(&mut self, shard: u8, message: ToShard) {
+        let epoch = self.epoch;
+        let Some(found) = self.shard(epoch, shard) else { return };
+        let (quiet, open) = (found.quiet_ticks, std::mem::replace(&mut found.turn_open, true));
+        self.call(shard, |core, now| core.message(message, now));
+        if let Some(found) = self.shard(epoch, shard) {
+            (found.quiet_ticks, found.turn_open) = (quiet, open);
+        }
+    }
+
     /// The heartbeat.
     pub fn tick(&mut self, shard: u8) {
         let epoch = self.epoch;

@@ -259,7 +259,7 @@ impl World {
         self.waiting.clear();
         for shard in 0..shards {
             let request = AdminRequest::List { filter: Filter::default(), after: None, limit: 20 };
-            self.call(shard, |core, now| core.message(ToShard::Admin { ticket: NO_TOKEN, request }, now));
+            self.ask(shard, ToShard::Admin { ticket: NO_TOKEN, request });
         }
         let rest = self.waiting.is_empty() && self.disk.pending() == 0;
         if rest {
@@ -276,8 +276,7 @@ impl World {
         self.metrics.clear();
         let shards = self.process.as_ref().map_or(0, |process| process.shards.len() as u8);
         for shard in 0..shards {
-            let request = AdminRequest::Metrics;
-            self.call(shard, |core, now| core.message(ToShard::Admin { ticket: NO_TOKEN, request }, now));
+            self.ask(shard, ToShard::Admin { ticket: NO_TOKEN, request: AdminRequest::Metrics });
         }
     }
 }

@@ -6,13 +6,12 @@
 //! void, and a cut record, the first in the next segment, says so, since the failed bytes may be on disk all the same. A failed sync is never tried again: the
 //! kernel may have dropped the pages and would report success.
 
-use super::config::{FAILURE_PAUSE_MS, FAILURE_PAUSE_MS_MAX};
 use super::reclaim::{Kept, Tally};
-use super::{Call, Log, LogEvent, LogFull, Pending, Position, Who};
+use super::{Call, Log, LogEvent, LogFull, Position, Who};
 use crate::batch::{BATCH_HEAD_LEN, BatchHead, DurableEnd};
 use crate::disk::{DiskError, DiskOp, OpId};
-use crate::record::{self, Cut, HEAD_LEN, RecordHead, RecordKind};
-use crate::segment::{BLOCK, ContentRef, Footer, SegmentHeader, SegmentId, checksum_seed, footer_len, round_up};
+use crate::record::{Cut, HEAD_LEN, RecordHead, RecordKind};
+use crate::segment::{BLOCK, Footer, SegmentHeader, SegmentId, checksum_seed, footer_len, round_up};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -28,7 +27,7 @@ pub(super) struct Again {
 }
 
 impl Again {
-    fn total_len(&self) -> usize {
+    pub(super) fn total_len(&self) -> usize {
         HEAD_LEN + self.meta.len() + self.content.iter().map(Bytes::len).sum::<usize>()
     }
 }
@@ -74,17 +73,17 @@ pub(super) struct OpenBatch {
 
 /// A batch that was given out for writing, or a footer.
 #[derive(Debug)]
-struct Batch {
-    op: OpId,
-    written: bool,
+pub(super) struct Batch {
+    pub(super) op: OpId,
+    pub(super) written: bool,
     /// Where the next one begins.
-    end: u32,
-    bytes: u32,
-    last_position: u64,
-    held: Vec<Held>,
-    eager: bool,
-    lazy: usize,
-    lazy_since_ms: Option<u64>,
+    pub(super) end: u32,
+    pub(super) bytes: u32,
+    pub(super) last_position: u64,
+    pub(super) held: Vec<Held>,
+    pub(super) eager: bool,
+    pub(super) lazy: usize,
+    pub(super) lazy_since_ms: Option<u64>,
 }
 
 /// A segment that holds something not durable, or takes appends.
@@ -93,22 +92,22 @@ pub(super) struct OpenSegment {
     pub(super) id: SegmentId,
     pub(super) seed: u32,
     pub(super) tally: Tally,
-    generation: u64,
-    header: Option<SegmentHeader>,
-    end: u32,
-    durable_end: u32,
-    next_batch: u32,
-    batches: VecDeque<Batch>,
-    sealed: bool,
+    pub(super) generation: u64,
+    pub(super) header: Option<SegmentHeader>,
+    pub(super) end: u32,
+    pub(super) durable_end: u32,
+    pub(super) next_batch: u32,
+    pub(super) batches: VecDeque<Batch>,
+    pub(super) sealed: bool,
     /// The error that ended it.
-    failed: Option<DiskError>,
-    writes: usize,
+    pub(super) failed: Option<DiskError>,
+    pub(super) writes: usize,
 }
 
 /// The sync under way: always of the oldest open segment.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct SyncInFlight {
-    batches: usize,
+    pub(super) batches: usize,
 }
 
 impl Log {
@@ -183,17 +182,17 @@ impl Log {
     }
 
     /// Whether a batch of `len` bytes at `offset` leaves room for the footer.
-    fn fits(&self, offset: u32, len: usize, records: usize) -> bool {
+    pub(super) fn fits(&self, offset: u32, len: usize, records: usize) -> bool {
         let entries = self.active().map_or(0, |active| active.tally.entries()) + records;
         let end = u64::from(offset) + len as u64;
         end.next_multiple_of(u64::from(BLOCK)) + u64::from(footer_len(entries)) <= u64::from(self.config.segment_size)
     }
 
-    fn active(&self) -> Option<&OpenSegment> {
+    pub(super) fn active(&self) -> Option<&OpenSegment> {
         self.open.back().filter(|segment| !segment.sealed && segment.failed.is_none())
     }
 
-    fn open_batch(&mut self) {
+    pub(super) fn open_batch(&mut self) {
         if let Some(active) = self.open.back() {
             self.batch = Some(OpenBatch {
                 offset: active.end,
@@ -210,7 +209,7 @@ impl Log {
     }
 
     /// Takes the next prepared segment.
-    fn activate(&mut self) {
+    pub(super) fn activate(&mut self) {
         let Some(id) = self.ready.pop_first() else {
             return;
         };
@@ -241,7 +240,7 @@ impl Log {
     }
 
     /// How far the log is durable, as batches state it. Never beyond a failed segment whose cut is not durable.
-    fn stated_end(&self) -> DurableEnd {
+    pub(super) fn stated_end(&self) -> DurableEnd {
         let own = |cut: &Cut| cut.segment.log() == self.config.log && cut.segment.sequence() >= self.epoch;
         let cut = self.cuts.iter().map(|(_, cut)| cut).filter(|cut| own(cut));
         let cut = cut.map(|cut| DurableEnd { sequence: cut.segment.sequence(), offset: cut.end });
@@ -303,7 +302,7 @@ impl Log {
         self.usage.batches += 1;
     }
 
-    fn give_write(&mut self, op: OpId, segment: SegmentId, offset: u32, chunks: Vec<Bytes>, bytes: u32) {
+    pub(super) fn give_write(&mut self, op: OpId, segment: SegmentId, offset: u32, chunks: Vec<Bytes>, bytes: u32) {
         self.writes_in_flight += 1;
         self.unsynced_bytes += u64::from(bytes);
         self.usage.bytes_written += u64::from(bytes);
@@ -311,7 +310,7 @@ impl Log {
     }
 
     /// Ends the open segment with its footer. The open batch was closed before.
-    fn seal(&mut self) {
+    pub(super) fn seal(&mut self) {
         if self.active().is_none() {
             return;
         }
@@ -394,7 +393,7 @@ impl Log {
     }
 
     /// The first `count` batches of the oldest open segment are durable.
-    fn settle_durable(&mut self, count: usize) {
+    pub(super) fn settle_durable(&mut self, count: usize) {
         let before = self.durable;
         for _ in 0..count {
             let Some(front) = self.open.front_mut() else {
@@ -417,7 +416,7 @@ impl Log {
         self.release_finished();
     }
 
-    fn settle_record(&mut self, segment: SegmentId, held: Held) {
+    pub(super) fn settle_record(&mut self, segment: SegmentId, held: Held) {
         match held.what {
             What::Message { inline_len, .. } => self.count_live(segment, inline_len),
             What::Keep(again) => {
@@ -461,7 +460,7 @@ impl Log {
     }
 
     /// The oldest open segment is sealed and durable.
-    fn keep_front(&mut self) {
+    pub(super) fn keep_front(&mut self) {
         if let Some(mut front) = self.open.pop_front() {
             front.tally.index_on_disk();
             self.kept.insert(front.id, Kept::new(front.tally));
@@ -470,7 +469,7 @@ impl Log {
     }
 
     /// The one sync at a time, when one is due.
-    fn begin_sync(&mut self) {
+    pub(super) fn begin_sync(&mut self) {
         if self.sync.is_some() {
             return;
         }
@@ -504,175 +503,6 @@ impl Log {
         let written = self.open.front()?.batches.iter().take_while(|batch| batch.written);
         let oldest = written.filter_map(|batch| batch.lazy_since_ms).min()?;
         Some(oldest + self.config.outcome_sync_ms)
-    }
-
-    /// A write or the sync of an open segment failed: what is not durable in it and in those begun after it is void.
-    /// Those after it go too, so that what is durable is always a beginning of what was appended.
-    fn settle_failed(&mut self, place: usize) {
-        let batch = if self.active_or_failing() { self.batch.take() } else { None };
-        let mut segments: Vec<OpenSegment> = self.open.drain(place..).collect();
-        if let Some(newest) = segments.last() {
-            self.last = Some((newest.id, newest.durable_end));
-        }
-        let mut held: Vec<Held> = Vec::new();
-        for segment in &mut segments {
-            let cut = Cut { segment: segment.id, generation: segment.generation, end: segment.durable_end };
-            self.cuts.push((self.next_cut, cut));
-            self.next_cut += 1;
-            for batch in segment.batches.drain(..) {
-                self.unsynced_bytes = self.unsynced_bytes.saturating_sub(u64::from(batch.bytes));
-                held.extend(batch.held);
-            }
-        }
-        held.extend(batch.into_iter().flat_map(|batch| batch.held));
-        let void = self.void_records(held, self.next_cut - 1);
-        // Those that wait for outcomes in the void part now wait for their repetition.
-        let position = self.position;
-        for finishing in &mut self.finishing {
-            finishing.after = position;
-        }
-        for segment in segments {
-            self.keep_failed(segment, void);
-        }
-        self.usage.failures += 1;
-        self.recycle_check = true;
-        self.failures_in_row += 1;
-        if self.failures_in_row > 1 {
-            let doubled = FAILURE_PAUSE_MS << (self.failures_in_row - 2).min(16);
-            self.paused_until_ms = self.now_ms + doubled.min(FAILURE_PAUSE_MS_MAX);
-        }
-        // With nothing left to become durable, no later sync would let go of messages whose outcomes are durable.
-        if self.open.is_empty() && self.pending.is_empty() {
-            self.durable = self.position;
-            self.release_finished();
-        }
-    }
-
-    /// Whether the newest open segment takes appends, or would if it had not failed.
-    fn active_or_failing(&self) -> bool {
-        self.open.back().is_some_and(|segment| !segment.sealed)
-    }
-
-    fn keep_failed(&mut self, mut segment: OpenSegment, void: usize) {
-        if let Some(error) = &segment.failed {
-            self.event(LogEvent::Trouble(format!(
-                "segment {}: {error}; it is closed at offset {}, {void} messages were answered with 451",
-                segment.id, segment.durable_end
-            )));
-        }
-        segment.tally.forget_beyond(segment.durable_end);
-        segment.tally.outstanding += segment.writes;
-        let mut kept = Kept::new(segment.tally);
-        kept.failed = segment.failed.is_some();
-        self.kept.insert(segment.id, kept);
-    }
-
-    /// Reports the messages among void records and queues the others to be appended again. Returns how many messages
-    /// were reported.
-    fn void_records(&mut self, held: Vec<Held>, cut: u64) -> usize {
-        let mut run: Option<(u64, u64)> = None;
-        let mut count = 0;
-        for Held { position, group, what } in held {
-            match what {
-                What::Message { id, spilled, .. } => {
-                    count += 1;
-                    run = match run {
-                        Some((from, to)) if to + 1 == position => Some((from, position)),
-                        ended => {
-                            self.report_failed(ended);
-                            Some((position, position))
-                        }
-                    };
-                    if spilled {
-                        self.void_contents.push((cut, id));
-                    }
-                }
-                What::Keep(record) => {
-                    self.position += 1;
-                    self.pending.push_back(Pending { position: self.position, group, record });
-                }
-                What::Move { id } => self.move_failed(id),
-                What::Cuts { .. } => self.cuts_stated = 0,
-            }
-        }
-        self.report_failed(run);
-        count
-    }
-
-    fn report_failed(&mut self, run: Option<(u64, u64)>) {
-        if let Some((from, to)) = run {
-            self.event(LogEvent::Failed { from: Position(from), to: Position(to) });
-        }
-    }
-
-    /// Whether a cut is in no batch yet.
-    pub(super) fn cuts_waiting(&self) -> bool {
-        self.cuts.last().is_some_and(|(number, _)| *number > self.cuts_stated)
-    }
-
-    /// Appends what waits for room: cuts first, then records in the order of their positions.
-    pub(super) fn drain_pending(&mut self) {
-        if self.cuts_waiting() {
-            self.drop_needless_cuts();
-        }
-        if self.cuts_waiting() {
-            if self.place(record::cuts_record_len(self.cuts.len()), 1, Who::Outcome).is_err() {
-                return;
-            }
-            self.put_cut_record();
-        }
-        while let Some(first) = self.pending.front() {
-            let group = first.group;
-            let together = |p: &&Pending| group != 0 && p.group == group;
-            let count = self.pending.iter().take_while(together).count().max(1);
-            let len = self.pending.iter().take(count).map(|p| p.record.total_len()).sum();
-            if self.place(len, count, Who::Outcome).is_err() {
-                return;
-            }
-            for _ in 0..count {
-                if let Some(pending) = self.pending.pop_front() {
-                    self.put_again(pending);
-                }
-            }
-        }
-    }
-
-    /// A cut says nothing any more once its segment is gone.
-    fn drop_needless_cuts(&mut self) {
-        let kept = &self.kept;
-        self.cuts.retain(|(_, cut)| kept.contains_key(&cut.segment));
-        let cuts = &self.cuts;
-        let (keep, gone) =
-            self.void_contents.drain(..).partition::<Vec<_>, _>(|(n, _)| cuts.iter().any(|(c, _)| c == n));
-        self.void_contents = keep;
-        for (_, content) in gone {
-            self.remove_content(content);
-        }
-    }
-
-    fn put_cut_record(&mut self) {
-        let cuts: Vec<Cut> = self.cuts.iter().map(|(_, cut)| *cut).collect();
-        let through = self.cuts.last().map_or(0, |(number, _)| *number);
-        let head = RecordHead { order: self.next_order(), ..RecordHead::plain(RecordKind::Cut) };
-        self.put(head, cuts.len() * 16, |out| record::put_cuts(out, &cuts), Vec::new());
-        for cut in &cuts {
-            self.add_homes([Some(cut.segment), None]);
-        }
-        self.cuts_stated = through;
-        self.hold(Held { position: 0, group: 0, what: What::Cuts { through } }, false);
-    }
-
-    fn put_again(&mut self, pending: Pending) {
-        let Pending { position, group, record } = pending;
-        let meta = record.meta.clone();
-        let (content, meta) =
-            self.put(record.head, meta.len(), |out| out.extend_from_slice(&meta), record.content.clone());
-        self.add_homes(record.homes);
-        let message = record.head.is(RecordKind::Message);
-        if message {
-            self.event(LogEvent::Moved { id: record.head.id, content: ContentRef { ..content } });
-        }
-        self.hold(Held { position, group, what: What::Keep(Again { meta, ..record }) }, message);
     }
 }
 

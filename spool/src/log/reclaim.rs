@@ -10,16 +10,15 @@
 //! recycled is tried again later.
 
 use super::config::{MESSAGE_OVERHEAD, RECLAIM_RETRY_MS, RECYCLES_MAX};
-use super::{Call, HashSet, Held, Log, LogEvent, What, Who};
-use crate::disk::{DiskError, DiskOp, FileId};
-use crate::record::{self, HEAD_LEN, RecipientFold, RecordHead, RecordKind, RecordView};
+use super::{Call, HashSet, Log, LogEvent};
+use crate::disk::{DiskError, DiskOp};
 use crate::recovery::{RecoveredIndex, RecoveredSegment};
-use crate::segment::{ContentRef, Footer, FooterEntry, SegmentId, Trailer, checksum_seed, footer_len};
+use crate::segment::{ContentRef, FooterEntry, SegmentId};
 use bytes::Bytes;
 
 /// Where a segment's index of records is.
 #[derive(Debug)]
-enum Index {
+pub(super) enum Index {
     Memory(Vec<FooterEntry>),
     /// In the footer, with so many entries.
     Disk(usize),
@@ -28,18 +27,18 @@ enum Index {
 /// What keeps a segment.
 #[derive(Debug)]
 pub(super) struct Tally {
-    generation: u64,
+    pub(super) generation: u64,
     /// Messages whose record lies here and that are not durably finished or moved.
     pub(super) live: u32,
     pub(super) live_bytes: u64,
     /// Operations under way in it.
     pub(super) outstanding: usize,
     /// Segments that hold what the outcomes, moved messages and cuts in here speak of.
-    homes: HashSet<SegmentId>,
-    last_home: Option<SegmentId>,
-    index: Index,
+    pub(super) homes: HashSet<SegmentId>,
+    pub(super) last_home: Option<SegmentId>,
+    pub(super) index: Index,
     /// Messages that were moved out already: the index still names them, but they live elsewhere.
-    moved_out: HashSet<u64>,
+    pub(super) moved_out: HashSet<u64>,
 }
 
 impl Tally {
@@ -64,7 +63,7 @@ impl Tally {
         }
     }
 
-    fn drop_home(&mut self, home: SegmentId) {
+    pub(super) fn drop_home(&mut self, home: SegmentId) {
         self.homes.remove(&home);
         self.last_home = None;
     }
@@ -106,13 +105,13 @@ impl Tally {
         }
     }
 
-    fn subtract(&mut self, bytes: u32) {
+    pub(super) fn subtract(&mut self, bytes: u32) {
         self.live = self.live.saturating_sub(1);
         self.live_bytes = self.live_bytes.saturating_sub(u64::from(bytes));
     }
 
     /// Live bytes, with what live messages need besides their content.
-    fn weight(&self) -> u64 {
+    pub(super) fn weight(&self) -> u64 {
         self.live_bytes + u64::from(self.live) * MESSAGE_OVERHEAD
     }
 }
@@ -126,9 +125,9 @@ pub(super) struct Kept {
     /// Quarantined by recovery: kept for the operator.
     pub(super) damaged: bool,
     /// From before the start.
-    recovered: bool,
-    recycling: bool,
-    not_before_ms: u64,
+    pub(super) recovered: bool,
+    pub(super) recycling: bool,
+    pub(super) not_before_ms: u64,
 }
 
 impl Kept {
@@ -137,11 +136,11 @@ impl Kept {
     }
 
     /// Whether nothing keeps it any more.
-    fn is_free(&self) -> bool {
+    pub(super) fn is_free(&self) -> bool {
         self.tally.live == 0 && self.tally.outstanding == 0 && self.homes_gone() && !self.stays()
     }
 
-    fn homes_gone(&self) -> bool {
+    pub(super) fn homes_gone(&self) -> bool {
         #[cfg(feature = "planted-faults")]
         if crate::planted::is(crate::planted::PlantedFault::TombstoneEarly) {
             return true;
@@ -149,7 +148,7 @@ impl Kept {
         self.tally.homes.is_empty()
     }
 
-    fn stays(&self) -> bool {
+    pub(super) fn stays(&self) -> bool {
         self.damaged || self.recycling
     }
 }
@@ -159,55 +158,10 @@ impl Kept {
 pub(super) struct Finishing {
     /// The position to wait for.
     pub(super) after: u64,
-    id: u64,
-    segment: SegmentId,
-    inline_len: u32,
-    spilled: bool,
-}
-
-/// A moved record from its append until its owner has seen the new place.
-#[derive(Debug)]
-pub(super) struct Moving {
-    source: SegmentId,
-    target: ContentRef,
-    /// Its `Moved` event is in the queue.
-    pub(super) announced: bool,
-    /// The message was finished meanwhile, at this position.
-    finished: Option<u64>,
-}
-
-/// Where one message stands on its way out of a sparse segment.
-#[derive(Debug)]
-enum MoveState {
-    /// The owner is asked whether it is live.
-    Asked,
-    /// It is, in these states; its record is being read.
-    Reading(Vec<RecipientFold>),
-    /// The record is at hand, but the states changed: the owner is asked again.
-    AskedAgain(Bytes),
-}
-
-#[derive(Debug)]
-struct Move {
-    entry: FooterEntry,
-    state: MoveState,
-    /// An outcome was appended after the states were given.
-    stale: bool,
-    /// It was finished, or its owner wants it to stay.
-    cancelled: bool,
-}
-
-/// The segment being emptied.
-#[derive(Debug)]
-pub(super) struct Compaction {
-    source: SegmentId,
-    /// The messages in it; `None` until its footer is read.
-    entries: Option<Vec<FooterEntry>>,
-    next: usize,
-    window: Vec<Move>,
-    appended: usize,
-    /// No new moves are begun: there is no room, or the source turned out damaged.
-    stopped: bool,
+    pub(super) id: u64,
+    pub(super) segment: SegmentId,
+    pub(super) inline_len: u32,
+    pub(super) spilled: bool,
 }
 
 impl Log {
@@ -235,47 +189,6 @@ impl Log {
             spilled: content.spilled,
         });
         self.release_finished();
-    }
-
-    /// Answers [`LogEvent::WantState`]: the states of all recipients as of now, in the envelope's order, or `None` if
-    /// the message is finished.
-    pub fn provide_state(&mut self, id: u64, states: Option<Vec<RecipientFold>>) {
-        let Some(compaction) = &mut self.compaction else {
-            return;
-        };
-        let waits = |m: &&mut Move| m.entry.id == id && !matches!(m.state, MoveState::Reading(_));
-        let Some(moved) = compaction.window.iter_mut().find(waits) else {
-            return;
-        };
-        let live = states.filter(|states| !states.iter().all(RecipientFold::is_final));
-        let Some(states) = live.filter(|_| !moved.cancelled) else {
-            compaction.window.retain(|m| m.entry.id != id);
-            return;
-        };
-        moved.stale = false;
-        let source = compaction.source;
-        match std::mem::replace(&mut moved.state, MoveState::Asked) {
-            MoveState::AskedAgain(bytes) => {
-                let offset = moved.entry.offset;
-                compaction.window.retain(|m| m.entry.id != id);
-                self.append_move(source, offset, &bytes, &states);
-            }
-            _ => {
-                moved.state = MoveState::Reading(states);
-                let entry = moved.entry;
-                let len = HEAD_LEN + entry.meta_len as usize + entry.inline_len as usize;
-                self.compaction_read(source, entry.offset, len, Call::CompactionRecord(id));
-            }
-        }
-    }
-
-    /// Answers [`LogEvent::WantState`]: the message must stay where it is for now, since another shard reads it.
-    pub fn keep_place(&mut self, id: u64) {
-        if let Some(compaction) = &mut self.compaction {
-            // One whose record is being read is passed over when the read is answered.
-            compaction.window.iter_mut().filter(|m| m.entry.id == id).for_each(|m| m.cancelled = true);
-            compaction.window.retain(|m| m.entry.id != id || matches!(m.state, MoveState::Reading(_)));
-        }
     }
 
     /// Takes over what recovery found for this log's shard: once, at any time after the start.
@@ -328,7 +241,7 @@ impl Log {
         self.recycle_check = true;
     }
 
-    fn drop_home(&mut self, segment: SegmentId) {
+    pub(super) fn drop_home(&mut self, segment: SegmentId) {
         let kept = self.kept.values_mut().map(|kept| &mut kept.tally);
         for tally in kept.chain(self.open.iter_mut().map(|open| &mut open.tally)) {
             tally.drop_home(segment);
@@ -393,7 +306,7 @@ impl Log {
         self.step_compaction();
     }
 
-    fn recycle_free(&mut self) {
+    pub(super) fn recycle_free(&mut self) {
         let now_ms = self.now_ms;
         let source = self.compaction.as_ref().map(|compaction| compaction.source);
         let free = self
@@ -440,242 +353,8 @@ impl Log {
         }
     }
 
-    /// Chooses a segment to empty if dead bytes outweigh live ones.
-    fn begin_compaction(&mut self) {
-        // Segments whose retry time came are looked at again.
-        self.recycle_check = true;
-        let size = u64::from(self.config.segment_size);
-        let live: u64 = self.kept.values().map(|kept| kept.tally.weight()).sum();
-        let total = self.kept.len() as u64 * size;
-        let dead = total.saturating_sub(live);
-        if dead <= live + self.config.slack_segments * size && !self.disk_full {
-            return;
-        }
-        // Only a segment that speaks of no other is free at once when it is emptied; the oldest always is such a one.
-        let fit = |kept: &Kept| {
-            kept.tally.live > 0 && kept.tally.homes.is_empty() && !kept.stays() && kept.not_before_ms <= self.now_ms
-        };
-        let sparse = self.kept.iter().filter(|(_, kept)| fit(kept) && kept.tally.weight() * 2 <= size);
-        let sparsest = sparse.min_by_key(|(_, kept)| kept.tally.weight()).map(|(id, _)| *id);
-        // Without a sparse one, the dead bytes are outcomes that wait for their homes: empty the oldest home.
-        let oldest = || self.kept.iter().filter(|(_, kept)| fit(kept)).min_by_key(|(id, _)| id.sequence());
-        let Some(source) = sparsest.or_else(|| oldest().map(|(id, _)| *id)) else {
-            return;
-        };
-        let Some(kept) = self.kept.get(&source) else {
-            return;
-        };
-        let entries = match &kept.tally.index {
-            Index::Memory(entries) => Some(entries.clone()),
-            Index::Disk(_) => None,
-        };
-        let footer = footer_len(kept.tally.entries());
-        let ask = entries.is_none();
-        let entries = entries.map(|entries| self.movable(source, entries));
-        self.compaction =
-            Some(Compaction { source, entries, next: 0, window: Vec::new(), appended: 0, stopped: false });
-        if ask {
-            let at = self.config.segment_size.saturating_sub(footer);
-            self.compaction_read(source, at, footer as usize, Call::CompactionIndex);
-        }
-    }
-
-    /// The messages among a segment's records that were not moved out before.
-    fn movable(&mut self, source: SegmentId, mut entries: Vec<FooterEntry>) -> Vec<FooterEntry> {
-        if let Some(tally) = self.tally_mut(source) {
-            entries.retain(|e| e.kind == RecordKind::Message && !tally.moved_out.contains(&e.id));
-        }
-        entries
-    }
-
-    fn compaction_read(&mut self, source: SegmentId, offset: u32, len: usize, call: Call) {
-        if let Some(tally) = self.tally_mut(source) {
-            tally.outstanding += 1;
-        }
-        let op = self.call(call);
-        self.ops.push_back(DiskOp::Read { op, file: FileId::Segment(source), offset: u64::from(offset), len });
-    }
-
-    /// Asks the owner about further messages, or ends the compaction when all went their way.
-    fn step_compaction(&mut self) {
-        let window = self.config.moves_max;
-        let Some(compaction) = &mut self.compaction else {
-            return;
-        };
-        let Some(entries) = &compaction.entries else {
-            return;
-        };
-        let mut asked = Vec::new();
-        while !compaction.stopped && compaction.window.len() + compaction.appended < window {
-            let Some(entry) = entries.get(compaction.next) else {
-                compaction.stopped = true;
-                break;
-            };
-            compaction.next += 1;
-            compaction.window.push(Move { entry: *entry, state: MoveState::Asked, stale: false, cancelled: false });
-            asked.push(entry.id);
-        }
-        if compaction.stopped && compaction.window.is_empty() && compaction.appended == 0 {
-            let source = compaction.source;
-            self.compaction = None;
-            self.recycle_check = true;
-            self.compact_at_ms = self.now_ms;
-            if let Some(kept) = self.kept.get_mut(&source)
-                && kept.tally.live > 0
-            {
-                kept.not_before_ms = self.now_ms + RECLAIM_RETRY_MS;
-                self.compact_at_ms = self.now_ms + self.config.compact_interval_ms;
-            }
-        }
-        for id in asked {
-            self.event(LogEvent::WantState { id });
-        }
-    }
-
-    /// The footer of the source was read.
-    pub(super) fn compaction_index(&mut self, result: Result<Bytes, DiskError>) {
-        let size = self.config.segment_size;
-        let Some(source) = self.compaction.as_ref().map(|compaction| compaction.source) else {
-            return;
-        };
-        let entries = result.ok().and_then(|bytes| {
-            let split = bytes.len().checked_sub(Trailer::LEN as usize)?;
-            let trailer = Trailer::decode(&bytes[split..], source, size)?;
-            let (_, len) = trailer.entries_at(size);
-            let first = split.checked_sub(len as usize)?;
-            Footer::decode(&trailer, &bytes[first..split], source).map(|footer| footer.entries)
-        });
-        let found = entries.map(|entries| self.movable(source, entries));
-        let readable = found.is_some();
-        if let Some(compaction) = &mut self.compaction {
-            compaction.entries = Some(found.unwrap_or_default());
-        }
-        if !readable {
-            self.event(LogEvent::Trouble(format!("segment {source}: its footer cannot be read; it is kept as it is")));
-        }
-        self.let_go(source);
-    }
-
-    /// The record of a message to be moved was read.
-    pub(super) fn compaction_record(&mut self, id: u64, result: Result<Bytes, DiskError>) {
-        let Some(compaction) = &mut self.compaction else {
-            return;
-        };
-        let source = compaction.source;
-        let reads = |m: &Move| m.entry.id == id && matches!(m.state, MoveState::Reading(_));
-        if let Some(place) = compaction.window.iter().position(reads) {
-            let moved = &mut compaction.window[place];
-            match result {
-                _ if moved.cancelled => {
-                    compaction.window.swap_remove(place);
-                }
-                Ok(bytes) if moved.stale => {
-                    moved.state = MoveState::AskedAgain(bytes);
-                    self.event(LogEvent::WantState { id });
-                }
-                Ok(bytes) => {
-                    let moved = compaction.window.swap_remove(place);
-                    if let MoveState::Reading(states) = moved.state {
-                        self.append_move(source, moved.entry.offset, &bytes, &states);
-                    }
-                }
-                Err(error) => {
-                    compaction.window.swap_remove(place);
-                    compaction.stopped = true;
-                    self.event(LogEvent::Trouble(format!("segment {source}: a message cannot be moved: {error}")));
-                }
-            }
-        }
-        self.let_go(source);
-    }
-
-    /// Appends a survivor in its new place.
-    fn append_move(&mut self, source: SegmentId, offset: u32, bytes: &Bytes, states: &[RecipientFold]) {
-        let generation = self.tally_mut(source).map_or(0, |tally| tally.generation);
-        let checked = RecordView::decode(bytes, checksum_seed(source, generation), offset);
-        let whole = checked.and_then(|view| view.message().map(|message| (view.head, message.envelope)));
-        let Some((head, envelope)) = whole.filter(|(head, _)| head.recipients as usize == states.len()) else {
-            self.move_refused(source, "a message's record is damaged and stays where it is");
-            return;
-        };
-        let content = bytes.slice(HEAD_LEN + head.meta_len as usize..);
-        if !head.spilled()
-            && (content.len() != head.content_len as usize || crc32c::crc32c(&content) != head.content_crc)
-        {
-            self.move_refused(source, "a message's content is damaged and stays where it is");
-            return;
-        }
-        let meta_len = 4 + record::folds_len(states.len()) + envelope.len();
-        self.drain_pending();
-        if self.something_waits() || self.place(HEAD_LEN + meta_len + content.len(), 1, Who::Move).is_err() {
-            if let Some(compaction) = &mut self.compaction {
-                compaction.stopped = true;
-            }
-            return;
-        }
-        let head = RecordHead { order: self.next_order(), ..head.moved() };
-        let (target, _) = self.put(head, meta_len, |out| record::put_message(out, states, envelope), vec![content]);
-        // The new copy is what buries the old one, so it lasts as long as that.
-        self.add_homes([Some(source), None]);
-        self.hold(Held { position: 0, group: 0, what: What::Move { id: head.id } }, false);
-        self.moving.insert(head.id, Moving { source, target, announced: false, finished: None });
-        if let Some(compaction) = &mut self.compaction {
-            compaction.appended += 1;
-        }
-    }
-
-    fn move_refused(&mut self, source: SegmentId, why: &str) {
-        if let Some(compaction) = &mut self.compaction {
-            compaction.stopped = true;
-        }
-        if let Some(kept) = self.kept.get_mut(&source) {
-            kept.damaged = true;
-        }
-        self.event(LogEvent::Trouble(format!("segment {source}: {why}; the segment is kept for an operator")));
-    }
-
-    /// A moved record is durable in its new place.
-    pub(super) fn move_durable(&mut self, id: u64) {
-        if let Some(compaction) = &mut self.compaction {
-            compaction.appended = compaction.appended.saturating_sub(1);
-        }
-        let Some(moving) = self.moving.get_mut(&id) else {
-            return;
-        };
-        moving.announced = true;
-        let (source, target, finished) = (moving.source, moving.target, moving.finished);
-        let inline_len = if target.spilled { 0 } else { target.len };
-        if let Some(tally) = self.tally_mut(source) {
-            tally.subtract(inline_len);
-            tally.moved_out.insert(id);
-        }
-        self.count_live(target.segment, inline_len);
-        self.usage.moved += 1;
-        self.recycle_check = true;
-        match finished {
-            Some(after) => {
-                self.moving.remove(&id);
-                self.insert_finishing(after, id, target.segment, target);
-            }
-            None => self.event(LogEvent::Moved { id, content: target }),
-        }
-    }
-
-    /// The segment of a moved record failed: the message still lies in its old place.
-    pub(super) fn move_failed(&mut self, id: u64) {
-        if let Some(compaction) = &mut self.compaction {
-            compaction.appended = compaction.appended.saturating_sub(1);
-            compaction.stopped = true;
-        }
-        if let Some(moving) = self.moving.remove(&id)
-            && let Some(after) = moving.finished
-        {
-            self.insert_finishing(after, id, moving.source, moving.target);
-        }
-    }
-
     /// Puts a finished message in line by its position.
-    fn insert_finishing(&mut self, after: u64, id: u64, segment: SegmentId, content: ContentRef) {
+    pub(super) fn insert_finishing(&mut self, after: u64, id: u64, segment: SegmentId, content: ContentRef) {
         let place = self.finishing.partition_point(|finishing| finishing.after <= after);
         let inline_len = if content.spilled { 0 } else { content.len };
         self.finishing.insert(place, Finishing { after, id, segment, inline_len, spilled: content.spilled });
