@@ -284,6 +284,12 @@ impl Log {
         !self.something_waits() && self.place_would_do(room, Who::Message)
     }
 
+    /// Whether room that messages do not find now is on its way: segments are being prepared, and nothing says that
+    /// this will not do. The answer that ends it comes with [`Log::handle_done`].
+    pub fn room_is_coming(&self) -> bool {
+        self.preparing > 0 && !self.disk_full && self.refusal(Who::Message).is_none()
+    }
+
     /// Whether outcomes find room on disk. False: stop delivering until it is true again, since every outcome waits
     /// in memory.
     pub fn accepts_outcomes(&self) -> bool {

@@ -24,7 +24,7 @@ use crate::shard::retained::Retained;
 use crate::shard::router::Router;
 use crate::shard::settings::{Settings, Target};
 use crate::shard::site::Sites;
-use crate::shard::storing::{Pending, Storing};
+use crate::shard::storing::{AwaitingRoom, Pending, Storing};
 use crate::shard::tenants::Tenants;
 use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
@@ -81,6 +81,8 @@ pub struct Core {
     pub(super) tenants: Tenants,
     pub(super) ids: MessageIds,
     pub(super) storing: Storing,
+    /// Messages for which a segment is being prepared.
+    pub(super) awaiting_room: AwaitingRoom,
     /// Sessions whose content goes to a file of its own.
     pub(super) spilling: HashMap<MessageId, ConnId>,
     pub(super) unsent_notifications: Vec<Unsent>,
@@ -161,6 +163,7 @@ impl Core {
             tenants: Tenants::default(),
             ids: MessageIds::above(shard, spool_written),
             storing: Storing::default(),
+            awaiting_room: AwaitingRoom::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
             unreadable: HashSet::default(),
@@ -339,6 +342,7 @@ impl Core {
     fn end_turn(&mut self, now: Now) {
         self.route_unrouted(now);
         self.pump_sites(now);
+        self.append_waiting(now);
         self.log.flush(now.instant.as_millis());
         self.log_events(now);
         self.announce(now);

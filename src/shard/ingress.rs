@@ -335,7 +335,7 @@ impl Transactions for Receiving<'_> {
         if self.core.stopping.is_some() {
             return Err(Reply::fixed(421, 4, 3, 2, "Shutting down; try again later"));
         }
-        if !self.core.log.accepts_messages() {
+        if !self.core.log.accepts_messages() && !self.core.log.room_is_coming() {
             let reply = Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later");
             return Err(self.refuse(None, reply));
         }

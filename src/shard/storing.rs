@@ -52,15 +52,82 @@ pub struct Origin {
 /// All such messages, in the order of their records.
 pub type Storing = VecDeque<Pending>;
 
+/// A message that the spool did not take.
+#[derive(Debug)]
+pub struct Unstored {
+    origin: Option<Origin>,
+    id: MessageId,
+    envelope: Envelope,
+    content: NewContent,
+    /// Octets of content in memory, which the shard counts while the message waits.
+    counted: usize,
+}
+
+/// Messages whose sessions wait for a segment that is being prepared. Bounded by the memory for content, beyond which
+/// no content is begun; in time, by the preparation.
+pub type AwaitingRoom = VecDeque<Box<Unstored>>;
+
+const NO_ROOM: Reply = Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later");
+
 const STORAGE_FAILED: Reply =
     Reply::fixed(451, 4, 3, 0, "The message could not be put on stable storage; try again later");
 
 impl Core {
     /// Appends a message whose content is in memory.
     pub(super) fn store_inline(&mut self, origin: Origin, incoming: Incoming, now: Now) -> Result<(), Reply> {
-        let chunks = vec![Bytes::from(incoming.content)];
-        self.append(Some(origin), incoming.id, incoming.envelope, NewContent::Inline(chunks), None, now)
-            .map_err(|_| Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later"))
+        let content = NewContent::Inline(vec![Bytes::from(incoming.content)]);
+        let message = Unstored {
+            origin: Some(origin),
+            id: incoming.id,
+            envelope: incoming.envelope,
+            content,
+            counted: incoming.counted,
+        };
+        self.append_or_wait(message, now).map_err(|_| NO_ROOM)
+    }
+
+    /// Appends a client's message; where a segment is only not prepared yet, it waits for that with its session.
+    fn append_or_wait(&mut self, message: Unstored, now: Now) -> Result<(), ()> {
+        let refused = if self.awaiting_room.is_empty() {
+            let Unstored { origin, id, envelope, content, counted } = message;
+            match self.append(origin, id, envelope, content, None, now) {
+                Ok(()) => return Ok(()),
+                Err(unstored) => Box::new(Unstored { counted, ..*unstored }),
+            }
+        } else {
+            // Nobody overtakes those who wait.
+            Box::new(message)
+        };
+        if !self.log.room_is_coming() {
+            return Err(());
+        }
+        self.content_octets += refused.counted;
+        self.awaiting_room.push_back(refused);
+        Ok(())
+    }
+
+    /// Appends what waits for room, as far as there is some now; says so to the sessions when there will be none.
+    pub(super) fn append_waiting(&mut self, now: Now) {
+        while let Some(waiting) = self.awaiting_room.pop_front() {
+            let Unstored { origin, id, envelope, content, counted } = *waiting;
+            let spilled = matches!(content, NewContent::Spilled { .. });
+            let conn = origin.as_ref().map(|origin| origin.conn);
+            let Err(unstored) = self.append(origin, id, envelope, content, None, now) else {
+                self.content_octets -= counted;
+                continue;
+            };
+            if self.log.room_is_coming() {
+                self.awaiting_room.push_front(Box::new(Unstored { counted, ..*unstored }));
+                return;
+            }
+            self.content_octets -= counted;
+            if spilled {
+                self.log.remove_spill(id.0);
+            }
+            if let Some(conn) = conn {
+                self.answer_stored(conn, Err(NO_ROOM), now);
+            }
+        }
     }
 
     /// A message's own file is synced, or could not be: its record follows.
@@ -86,18 +153,20 @@ impl Core {
                 let crc = incoming.spill.as_ref().map_or(0, |spill| spill.crc);
                 self.content_octets -= incoming.counted;
                 let content = NewContent::Spilled { len: incoming.len as u32, crc };
-                self.append(Some(inbound.state.origin()), id, incoming.envelope, content, None, now)
+                let origin = Some(inbound.state.origin());
+                self.append_or_wait(Unstored { origin, id, envelope: incoming.envelope, content, counted: 0 }, now)
+                    .map_err(|()| NO_ROOM)
             }
             Some(incoming) => {
                 self.content_octets -= incoming.counted;
-                Err(())
+                Err(STORAGE_FAILED)
             }
-            None => Err(()),
+            None => Err(STORAGE_FAILED),
         };
         self.connections.put(conn, Conn::Inbound(inbound));
-        if stored.is_err() {
+        if let Err(reply) = stored {
             self.log.remove_spill(id.0);
-            self.answer_stored(conn, Err(STORAGE_FAILED), now);
+            self.answer_stored(conn, Err(reply), now);
         }
     }
 
@@ -118,7 +187,7 @@ impl Core {
         }
     }
 
-    /// Appends a message's record. On refusal nothing was changed.
+    /// Appends a message's record. On refusal nothing was changed, and the message comes back.
     pub(super) fn append(
         &mut self,
         origin: Option<Origin>,
@@ -127,12 +196,12 @@ impl Core {
         content: NewContent,
         about: Option<MessageId>,
         now: Now,
-    ) -> Result<(), ()> {
+    ) -> Result<(), Box<Unstored>> {
         self.scratch.clear();
         envelope.encode(&mut self.scratch);
-        let chunks = match &content {
-            NewContent::Inline(chunks) => chunks.clone(),
-            NewContent::Spilled { .. } => Vec::new(),
+        let (chunks, spilled) = match &content {
+            NewContent::Inline(chunks) => (chunks.clone(), None),
+            NewContent::Spilled { len, crc } => (Vec::new(), Some((*len, *crc))),
         };
         let message = spool::NewMessage {
             id: id.0,
@@ -140,7 +209,13 @@ impl Core {
             recipients: envelope.recipients.len() as u32,
             content,
         };
-        let stored = self.log.append_message(message).map_err(|_| ())?;
+        let Ok(stored) = self.log.append_message(message) else {
+            let content = match spilled {
+                Some((len, crc)) => NewContent::Spilled { len, crc },
+                None => NewContent::Inline(chunks),
+            };
+            return Err(Box::new(Unstored { origin, id, envelope, content, counted: 0 }));
+        };
         self.storing.push_back(Pending {
             position: stored.position,
             origin,
