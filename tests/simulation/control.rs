@@ -30,7 +30,7 @@ impl World {
         }
         match report {
             Report::Resolve { query, .. } => self.dns_asked(shard, query),
-            Report::Admin { ticket, reply, .. } => self.admin_answered(shard, ticket, &reply),
+            Report::Admin { reply, .. } => self.admin_answered(shard, &reply),
             Report::Event { .. } => {}
             Report::State { state, .. } => {
                 self.trace.line(self.now, format_args!("s{shard} is {state:?}"));
@@ -70,6 +70,7 @@ impl World {
             (Query::Mail(domain), Ok(hosts), Some(process)) => process.registry.site_of(domain, hosts),
             _ => None,
         };
+        let permits = permits.map(|permits| self.plant_in_permits(shard, permits));
         let resolution = Resolution { query, result, ttl };
         self.deliver_some_time(shard, ToShard::Resolved { resolution, permits });
     }
@@ -129,7 +130,7 @@ impl World {
             .line(self.now, format_args!("recovery: {} messages, {} recipients", report.messages, report.recipients));
         for damage in &report.damage {
             self.trace.line(self.now, format_args!("damage: {damage}"));
-            if !self.plan.damage {
+            if self.plan.damage.is_none() {
                 self.ledger.violation(format!("recovery found damage where there was none: {damage}"));
             }
         }
@@ -162,16 +163,10 @@ impl World {
         self.put_mail(shard, ToShard::RecoveryDone { segments, greatest_id }, wait);
     }
 
-    fn admin_answered(&mut self, shard: u8, ticket: u64, reply: &AdminReply) {
+    fn admin_answered(&mut self, shard: u8, reply: &AdminReply) {
         match reply {
             AdminReply::Changed { recipients, .. } => {
                 self.trace.line(self.now, format_args!("s{shard} changed {recipients} recipients"));
-                let now = self.now;
-                if *recipients > 0
-                    && let Some(entry) = self.ledger.entries.get_mut(&(ticket as u32))
-                {
-                    entry.deleted.get_or_insert(now);
-                }
             }
             AdminReply::Messages { messages, .. } => self.waiting.extend(messages.iter().cloned()),
             AdminReply::Metrics(metrics) => self.metrics.push((**metrics).clone()),

@@ -32,8 +32,8 @@ pub struct Entry {
     pub sent_at: Ns,
     /// Which recipients were accepted.
     pub accepted: Vec<bool>,
-    /// An operator's delete changed something of it, then.
-    pub deleted: Option<Ns>,
+    /// An operator asked for its end.
+    pub deleted: bool,
 }
 
 /// Who got something: a recipient of a message, or the sender of one as the reader of a report.
@@ -63,8 +63,6 @@ impl Whom {
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub at: Ns,
-    /// When its MAIL came.
-    pub began_at: Ns,
     pub whom: Whom,
     pub host: usize,
     /// What it was, if it was a report.
@@ -124,7 +122,7 @@ impl Ledger {
     /// A client is about to submit this.
     pub fn submit(&mut self, plan: &MessagePlan) {
         let accepted = vec![false; plan.recipients.len()];
-        let entry = Entry { plan: plan.clone(), told: Told::Nothing, told_at: 0, sent_at: 0, accepted, deleted: None };
+        let entry = Entry { plan: plan.clone(), told: Told::Nothing, told_at: 0, sent_at: 0, accepted, deleted: false };
         self.entries.insert(plan.token, entry);
     }
 
@@ -135,7 +133,7 @@ impl Ledger {
     }
 
     /// A destination takes a message for these addresses. Gives the arrivals' places.
-    pub fn arrive(&mut self, at: Ns, began_at: Ns, host: usize, from: &str, to: &[String], bytes: &[u8]) -> Vec<usize> {
+    pub fn arrive(&mut self, at: Ns, host: usize, from: &str, to: &[String], bytes: &[u8]) -> Vec<usize> {
         let mut places = Vec::new();
         let report = content::read_report(bytes);
         if report.is_none() {
@@ -173,7 +171,7 @@ impl Ledger {
             }
             places.push(self.arrivals.len());
             let report = report.clone();
-            self.arrivals.push(Arrival { at, began_at, whom, host, report, replied_at: None });
+            self.arrivals.push(Arrival { at, whom, host, report, replied_at: None });
         }
         places
     }

@@ -10,10 +10,11 @@ use ringpost::clock::{Instant, Now};
 use ringpost::io::handler::{CloseReason, Command, ConnId, Handler};
 use ringpost::shard::core::Core;
 use ringpost::shard::message::{Report, ToShard};
-use ringpost::shard::permits::{ConnectionPermit, SiteRegistry};
+use ringpost::shard::permits::{ConnectionPermit, SitePermits, SiteRegistry};
 use ringpost_spool::{DiskDone, DiskOp, Snapshot};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One life of the process.
@@ -28,6 +29,8 @@ pub struct Process {
     pub stopping: bool,
     /// What a planted leak holds.
     pub leaked: Option<ConnectionPermit>,
+    /// Permits that a planted fault gives to one shard alone.
+    pub own_permits: BTreeMap<(u8, u32), Arc<SitePermits>>,
 }
 
 /// One shard and its executor.
@@ -385,6 +388,8 @@ impl World {
         let waits = self.random.skewed(US, MS);
         if refused || self.process.as_ref().is_none_or(|process| usize::from(to) >= process.shards.len()) {
             self.trace.line(self.now, format_args!("s{to} has no room"));
+            // By its contract such a message is dropped, and segments stay until the next start.
+            self.segments_may_stay |= matches!(message, ToShard::Recycled(_));
             if let Some(found) = self.shard(epoch, from) {
                 found.callbacks.push_back(Callback::MessageRefused(to, message));
             }

@@ -20,12 +20,13 @@ pub mod plan;
 pub mod planted;
 pub mod random;
 pub mod run;
+mod scenarios;
 pub mod trace;
 pub mod wire;
 
 use client::Client;
 use destination::Destination;
-use ledger::Ledger;
+use ledger::{Ledger, Whom};
 use machine::Process;
 use plan::{Plan, Stop};
 use planted::Planted;
@@ -155,6 +156,8 @@ pub struct World {
     /// What the shards answered.
     pub waiting: Vec<MessageSummary>,
     pub metrics: Vec<ShardMetrics>,
+    /// Word of a recycled segment was dropped.
+    pub segments_may_stay: bool,
     rests: u32,
 }
 
@@ -216,6 +219,7 @@ impl World {
             damage_found: 0,
             waiting: Vec::new(),
             metrics: Vec::new(),
+            segments_may_stay: false,
             rests: 0,
             planted,
             plan,
@@ -246,11 +250,22 @@ impl World {
         }
     }
 
+    /// Whether only hosts that take nothing could take this.
+    pub fn is_bound_for_dead_hosts(&self, whom: &Whom) -> bool {
+        let (Whom::Recipient(token, _) | Whom::Sender(token)) = whom;
+        let Some(entry) = self.ledger.entries.get(token) else { return false };
+        let address = match whom {
+            Whom::Recipient(_, index) => entry.plan.recipients.get(usize::from(*index)).map(|r| &r.address),
+            Whom::Sender(_) => entry.plan.sender.as_ref(),
+        };
+        address.is_some_and(|address| address.ends_with("@dead.test") || address.ends_with("@void.test"))
+    }
+
     /// A new connection.
     pub fn new_link(&mut self, inbound: bool, party: usize) -> LinkId {
         let id = self.next_link;
         self.next_link += 1;
-        let link = Link::new(id, inbound, party, &mut self.random, self.plan.network_delay);
+        let link = Link::new(inbound, party, &mut self.random, self.plan.network_delay);
         self.links.insert(id, link);
         id
     }

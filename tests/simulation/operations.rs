@@ -3,8 +3,10 @@
 
 use crate::world::client::Client;
 use crate::world::machine::{Process, Shard};
-use crate::world::plan::{Operation, Plan, Stop, Trouble};
-use crate::world::random::{MS, Ns, Random, S};
+use crate::world::content::{self, find};
+use crate::world::ledger::{Told, Whom};
+use crate::world::plan::{Damaged, Operation, Plan, Stop, Trouble};
+use crate::world::random::{MS, Ns, S};
 use crate::world::{BOOT_TIME, Event, TICK, World};
 use ringpost::io::handler::Handler;
 use ringpost::shard::core::{Core, CoreParts};
@@ -13,6 +15,7 @@ use ringpost::shard::message::{AdminRequest, Filter, ToShard};
 use ringpost::shard::permits::SiteRegistry;
 use ringpost_spool::sim_disk::SimDiskConfig;
 use ringpost_spool::{Disk, FileId, SimDisk, Snapshot};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A stop in good order takes at most so long: the drain, and a bit.
@@ -58,10 +61,11 @@ impl World {
         }
         let shards = self.plan.shards[self.epoch as usize % self.plan.shards.len()];
         self.epoch += 1;
+        self.segments_may_stay = false;
         let epoch = self.epoch;
         self.trace.line(self.now, format_args!("start {epoch} with {shards} shards"));
-        if self.plan.damage && epoch > 1 && self.damaged == 0 {
-            self.damage_a_segment();
+        if let Some(damaged) = self.plan.damage.filter(|_| epoch > 1 && self.damaged == 0) {
+            self.damage_a_segment(damaged);
         }
         let snapshot = match Snapshot::take(&self.disk) {
             Ok(snapshot) => snapshot,
@@ -89,7 +93,7 @@ impl World {
         let shards: Vec<Shard> = shards.collect();
         let count = shards.len() as u8;
         self.process =
-            Some(Process { epoch, shards, registry, snapshot, recovered_shards: 0, stopping: false, leaked: None });
+            Some(Process { epoch, shards, registry, snapshot, recovered_shards: 0, stopping: false, leaked: None, own_permits: BTreeMap::new() });
         for shard in 0..count {
             self.call(shard, |core, now| core.started(now));
         }
@@ -184,23 +188,37 @@ impl World {
         self.plan.trouble_at(self.now, gone).is_some()
     }
 
-    /// Flips a byte in a segment that holds something.
-    fn damage_a_segment(&mut self) {
-        let mut random = Random::new(self.plan.seed ^ 0xdead);
-        let segments = self.disk.segments().unwrap_or_default();
-        for segment in segments {
+    /// Flips a byte of the first message that still waits.
+    fn damage_a_segment(&mut self, damaged: Damaged) {
+        for segment in self.disk.segments().unwrap_or_default() {
             let file = FileId::Segment(segment);
             let bytes = self.disk.bytes(file).unwrap_or_default();
-            // Behind the header, and before what was never written.
-            let used = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0);
-            let first = crate::world::content::find(&bytes, b"X-Token: t").unwrap_or(0);
-            if first > 4_096 && used > first {
-                let at = (first as u64 + random.below(64)).min(used as u64);
-                self.disk.damage(file, at, 0x55);
-                self.damaged += 1;
-                self.trace.line(self.now, format_args!("segment {segment} is damaged at {at}"));
-                return;
+            let Some((trace, token)) = self.waiting_message(&bytes) else { continue };
+            // The envelope stands before the content that begins with our trace header.
+            let at = match damaged {
+                Damaged::Content => token + 4,
+                Damaged::Record => trace - 8,
+            };
+            self.disk.damage(file, at as u64, 0x55);
+            self.damaged += 1;
+            self.trace.line(self.now, format_args!("segment {segment} is damaged at {at}"));
+            return;
+        }
+    }
+
+    /// Where the content and the token of a message stand that has a recipient without an end.
+    fn waiting_message(&self, bytes: &[u8]) -> Option<(usize, usize)> {
+        let mut from = 0;
+        loop {
+            let trace = from + find(&bytes[from..], b"Received: from ")?;
+            let token_at = trace + find(&bytes[trace..], b"X-Token: t")?;
+            let token = content::token_of(&bytes[trace..])?;
+            let entry = self.ledger.entries.get(&token)?;
+            let waits = |index: usize| !self.ledger.ends.contains_key(&Whom::Recipient(token, index as u16));
+            if matches!(entry.told, Told::Accepted(_)) && (0..entry.plan.recipients.len()).all(waits) {
+                return Some((trace, token_at));
             }
+            from = token_at;
         }
     }
 
@@ -229,7 +247,7 @@ impl World {
                     .entries
                     .iter()
                     .filter_map(|(token, entry)| match entry.told {
-                        crate::world::ledger::Told::Accepted(id) => Some((*token, id.0)),
+                        Told::Accepted(id) => Some((*token, id.0)),
                         _ => None,
                     })
                     .collect();
@@ -237,6 +255,10 @@ impl World {
                     return;
                 }
                 let (token, id) = *self.random.pick(&accepted);
+                // Recipients in an attempt end with it, so the answer need not count them.
+                if let Some(entry) = self.ledger.entries.get_mut(&token) {
+                    entry.deleted = true;
+                }
                 let filter = Filter { id: Some(id), ..Filter::default() };
                 (u64::from(token), AdminRequest::Delete { filter, after: None })
             }

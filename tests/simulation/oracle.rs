@@ -47,6 +47,8 @@ struct Books<'a> {
     ledger: &'a Ledger,
     plan: &'a Plan,
     arrivals: BTreeMap<Whom, Vec<&'a Arrival>>,
+    /// Messages that the relay has said it took.
+    received: BTreeSet<u32>,
 }
 
 impl<'a> Books<'a> {
@@ -55,7 +57,7 @@ impl<'a> Books<'a> {
         for arrival in &ledger.arrivals {
             arrivals.entry(arrival.whom).or_default().push(arrival);
         }
-        Books { ledger, plan, arrivals }
+        Books { ledger, plan, arrivals, received: ledger.received.values().copied().collect() }
     }
 
     /// How long before a stop an outcome may have been learned and not be safe.
@@ -111,7 +113,9 @@ impl<'a> Books<'a> {
             return;
         }
         let Some((last, before)) = ends.split_last() else {
-            if matches!(entry.told, Told::Accepted(_)) && entry.deleted.is_none() {
+            // What is durable must end, even if its client went away before the 250 reached it.
+            let durable = matches!(entry.told, Told::Accepted(_)) || self.received.contains(&token);
+            if durable && !entry.deleted {
                 found.push(format!("{name} was acknowledged at {} and never ended", seconds(entry.told_at)));
             }
             for arrival in arrivals.iter().filter(|arrival| !self.is_excused(arrival)) {
@@ -284,7 +288,7 @@ fn judge_rest(world: &mut World, found: &mut Vec<String>) {
                 found.push(format!("shard {shard} is left with {count} {what}"));
             }
         }
-        if metrics.segments > SEGMENTS_AT_REST_MAX && world.damaged == 0 {
+        if metrics.segments > SEGMENTS_AT_REST_MAX && world.damaged == 0 && !world.segments_may_stay {
             found.push(format!("shard {shard} keeps {} segments though nothing waits", metrics.segments));
         }
     }

@@ -177,8 +177,17 @@ pub struct Plan {
     pub network_delay: Ns,
     /// How long the executor may take to end a turn.
     pub turn_delay: Ns,
-    /// Bytes of a damaged segment: flipped while the process is down for the first time.
-    pub damage: bool,
+    /// A byte is flipped while the process is down for the first time.
+    pub damage: Option<Damaged>,
+}
+
+/// What the flipped byte belongs to.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Damaged {
+    /// The content of a message.
+    Content,
+    /// The record that says whose message it is.
+    Record,
 }
 
 /// Which kind of world: faults are found faster where they matter.
@@ -240,7 +249,7 @@ impl Plan {
             disk_delay: *random.pick(&[MS / 5, 2 * MS, 10 * MS, 40 * MS]),
             network_delay: *random.pick(&[MS / 10, 5 * MS, 60 * MS]),
             turn_delay: *random.pick(&[MS / 20, MS, 8 * MS]),
-            damage: false,
+            damage: None,
         }
     }
 

@@ -6,8 +6,10 @@ use crate::world::plan::Kind;
 use crate::world::random::{MS, S};
 use bytes::Bytes;
 use ringpost::shard::message::{LeaseEnded, ToShard};
+use ringpost::shard::permits::SitePermits;
 use ringpost_spool::planted::{PlantedFault, plant};
 use ringpost_spool::{DiskDone, DiskOp};
+use std::sync::Arc;
 
 /// A fault.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -129,6 +131,19 @@ impl World {
     /// Turns end here, or not.
     pub fn plant_in_turn(&mut self) -> bool {
         self.has_planted(Planted::LostWakeUp) && self.now > self.plan.active / 2 + S
+    }
+
+    /// The permits of a site on their way to a shard: the ones of all shards, or not.
+    pub fn plant_in_permits(&mut self, shard: u8, permits: Arc<SitePermits>) -> Arc<SitePermits> {
+        if !self.has_planted(Planted::PermitsNotShared) {
+            return permits;
+        }
+        let Some(process) = &mut self.process else { return permits };
+        let own = process.own_permits.entry((shard, permits.index)).or_insert_with(|| {
+            let SitePermits { index, name, route, limits, .. } = &*permits;
+            Arc::new(SitePermits::new(*index, name.clone(), *route, limits.clone()))
+        });
+        Arc::clone(own)
     }
 
     /// A connection to a destination was closed.

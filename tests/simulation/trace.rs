@@ -31,6 +31,9 @@ impl Trace {
         // Writing to a String cannot fail.
         let _ = write!(self.scratch, "{:>6}.{:06} ", at / S, at % S / 1_000);
         let _ = self.scratch.write_fmt(text);
+        while let Some(at) = self.scratch.find("\r\n") {
+            self.scratch.replace_range(at..at + 2, " | ");
+        }
         for byte in self.scratch.bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         }
