@@ -132,7 +132,7 @@ fn full_disk(setup: &mut Setup, disk: &Mounted) {
     let refusal = send_until_refused(setup, &ledger, 40_000);
     assert!(refusal.starts_with("452 4.3.1 "), "{refusal}");
     assert!(ledger.count() > 0, "something fits");
-    setup.wait_line(&["error", "warning"], &["space"]);
+    setup.wait_line(&["error", "warn"], &["space"]);
     // A message of the size that gets a file of its own, too.
     let refusal = ledger.send(setup, "spilled", 4 << 20).expect_err("no room");
     assert!(refusal.starts_with("452 4.3.1 "), "{refusal}");
@@ -176,7 +176,7 @@ fn a_full_disk_at_the_start_is_told() {
     let mut program = setup.start();
     let refusal = ledger.send(&setup, "early", 1000).expect_err("no room");
     assert!(refusal.starts_with("452 4.3.1 "), "{refusal}");
-    setup.wait_line(&["error", "warning"], &["space"]);
+    setup.wait_line(&["error", "warn"], &["space"]);
     program.must_run(&setup);
     std::fs::remove_file(&filler).expect("room");
     wait("mail is taken", &setup, || ledger.send(&setup, "taken", 1000).ok());
