@@ -187,7 +187,8 @@ impl Queue {
         if let Some(slot) = self.store.find(new.id) {
             return slot;
         }
-        let age = now.unix.since(new.envelope.arrived);
+        // A message that was taken just now is new even if the wall clock jumped since its MAIL.
+        let age = if new.states.is_some() { now.unix.since(new.envelope.arrived) } else { Duration::ZERO };
         let born_ms = signed_millis(now.instant) - age.as_millis().min(i64::MAX as u128 / 4) as i64;
         let mut message = Message::pack(new.id, &new.envelope, new.content, new.tenant, born_ms);
         // Whether a warning was given before a restart is not on disk: better none than one after each restart.

@@ -269,6 +269,8 @@ impl World {
                 next_due: UnixTime::from_millis(self.wall_ms + ahead),
             }
         };
+        // What was not recovered is new, whatever the wall clock said at its MAIL.
+        let age_ms = if recovered.is_some() { age_ms } else { 0 };
         let states: Option<Vec<RecoveredState>> = recovered.map(|seed| (0..count).map(|n| fold(n, seed)).collect());
         let warns = !null_path && (states.is_none() || age_ms < 4 * HOUR);
         let shadows = (0..count).map(|place| {
