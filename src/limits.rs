@@ -63,6 +63,8 @@ pub const MAX_QUEUED_REPORTS: usize = 1024;
 pub const SLOW_TICKS: u64 = 50;
 /// A tick looks at one in so many connections: each is seen once a second.
 pub const SWEEP_SHARE: usize = 50;
+/// How long a start waits for the spool's first segment before it counts as done all the same.
+pub const FIRST_SEGMENT_TIME: Duration = Duration::from_secs(5);
 /// How long a stop waits for transactions under way.
 pub const DRAIN_TIME: Duration = Duration::from_secs(20);
 

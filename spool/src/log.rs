@@ -296,7 +296,7 @@ impl Log {
         !self.something_waits() && self.place_would_do(record::outcome_record_len(4096), Who::Outcome)
     }
 
-    /// The end of a turn: writes the open batch if no write is in flight or if it holds outcomes, else lets it grow;
+    /// The end of a turn: writes the open batch if no write or sync is in flight or if it holds outcomes, else lets it grow;
     /// begins a sync if one is due; lets reclaim take a step. `now_ms` must not go back.
     pub fn flush(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
@@ -304,7 +304,9 @@ impl Log {
         self.advance();
         if let Some(batch) = &self.batch {
             let lazy = batch.lazy > 0 && self.writes_in_flight < config::WRITES_MAX;
-            if self.writes_in_flight == 0 || lazy {
+            // What is written during a sync has to wait for the next one anyway: better that it grows until then.
+            let quiet = self.writes_in_flight == 0 && self.sync.is_none();
+            if quiet || lazy {
                 self.close_batch();
             }
         }

@@ -254,7 +254,8 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[dns]`", "[dns]"),
         ("### `[sandbox]`", "[sandbox]"),
     ] {
-        let (_, after) = document.split_once(&format!("\n{section}\n")).unwrap_or_else(|| panic!("{section} is missing"));
+        let (_, after) =
+            document.split_once(&format!("\n{section}\n")).unwrap_or_else(|| panic!("{section} is missing"));
         let text = after.split("\n### ").next().unwrap_or_default().split("\n## ").next().unwrap_or_default();
         let documented: Vec<String> = text
             .lines()

@@ -39,13 +39,20 @@ fn records(zone: &str, kind: RecordType) -> Option<Vec<Record>> {
         ("null.test.", RecordType::MX) => vec![mx(zone, 0, ".")],
         ("mixed.test.", RecordType::MX) => vec![mx(zone, 0, "."), mx(zone, 5, "a.plain.test.")],
         ("alias.test.", RecordType::MX) => {
-            vec![Record::from_rdata(name(zone), 300, RData::CNAME(CNAME(name("plain.test.")))), mx("plain.test.", 1, "b.plain.test.")]
+            vec![
+                Record::from_rdata(name(zone), 300, RData::CNAME(CNAME(name("plain.test.")))),
+                mx("plain.test.", 1, "b.plain.test."),
+            ]
         }
         ("dangling.test.", RecordType::MX) => vec![mx(zone, 10, "nowhere.test.")],
         ("half.test.", RecordType::MX) => vec![mx(zone, 10, "broken.test."), mx(zone, 20, "b.plain.test.")],
         ("brokenhosts.test.", RecordType::MX) => vec![mx(zone, 10, "broken.test.")],
-        ("odd.test.", RecordType::A) => vec![a(zone, 9), Record::from_rdata(name(zone), 300, RData::A(A(Ipv4Addr::UNSPECIFIED)))],
-        ("brief.test.", RecordType::A) => vec![Record::from_rdata(name(zone), 0, RData::A(A(Ipv4Addr::new(192, 0, 2, 7))))],
+        ("odd.test.", RecordType::A) => {
+            vec![a(zone, 9), Record::from_rdata(name(zone), 300, RData::A(A(Ipv4Addr::UNSPECIFIED)))]
+        }
+        ("brief.test.", RecordType::A) => {
+            vec![Record::from_rdata(name(zone), 0, RData::A(A(Ipv4Addr::new(192, 0, 2, 7))))]
+        }
         ("long.test.", RecordType::A) => {
             vec![Record::from_rdata(name(zone), 900_000, RData::A(A(Ipv4Addr::new(192, 0, 2, 8))))]
         }
@@ -54,8 +61,21 @@ fn records(zone: &str, kind: RecordType) -> Option<Vec<Record>> {
         _ => Vec::new(),
     };
     let known = [
-        "plain.test.", "a.plain.test.", "b.plain.test.", "implicit.test.", "null.test.", "mixed.test.", "alias.test.",
-        "dangling.test.", "half.test.", "brokenhosts.test.", "odd.test.", "brief.test.", "long.test.", "nothing.test.", "crowd.test.",
+        "plain.test.",
+        "a.plain.test.",
+        "b.plain.test.",
+        "implicit.test.",
+        "null.test.",
+        "mixed.test.",
+        "alias.test.",
+        "dangling.test.",
+        "half.test.",
+        "brokenhosts.test.",
+        "odd.test.",
+        "brief.test.",
+        "long.test.",
+        "nothing.test.",
+        "crowd.test.",
     ];
     (known.contains(&zone) || zone.ends_with(".crowd.test.")).then_some(found)
 }
@@ -180,7 +200,11 @@ async fn what_does_not_exist_is_final_and_believed_as_long_as_the_zone_says() {
         assert_eq!(mail(&resolver, domain).await, Err(DnsFailure::NoDomain), "{domain:?}");
     }
     let resolution = resolver.resolve(Query::Mail("absent.test".into())).await;
-    assert!(resolution.ttl <= Duration::from_secs(77) && resolution.ttl > Duration::from_secs(60), "{:?}", resolution.ttl);
+    assert!(
+        resolution.ttl <= Duration::from_secs(77) && resolution.ttl > Duration::from_secs(60),
+        "{:?}",
+        resolution.ttl
+    );
     let host = resolver.resolve(Query::Host("absent.test".into())).await;
     assert_eq!(host.result, Err(DnsFailure::NoDomain));
 }

@@ -163,6 +163,9 @@ fn memory_per_idle_connection() {
     crate::io::probe::probe(1, 64 * 1024).unwrap();
     let running = start("memory");
     drop(dial(&running, 100));
+    while running.counts.open.load(Ordering::Relaxed) > 0 {
+        std::thread::yield_now();
+    }
     let before = resident_kib();
     let streams = dial(&running, 5000);
     let after = resident_kib();

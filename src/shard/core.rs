@@ -17,7 +17,7 @@ use crate::shard::connections::{Conn, Connections};
 use crate::shard::egress;
 use crate::shard::ingress;
 use crate::shard::lease::{Leases, Loads};
-use crate::shard::message::{LeaseEnded, Report, ShardState, ToShard};
+use crate::shard::message::{LeaseEnded, Report, ToShard};
 use crate::shard::outcome::Reports;
 use crate::shard::permits::SitePermits;
 use crate::shard::retained::Retained;
@@ -112,6 +112,8 @@ pub struct Core {
     pub(super) recovering: bool,
     /// The sync under way, for the metrics.
     sync_began: Option<(OpId, Instant)>,
+    /// When the shard was started, until the control thread was told that it takes mail.
+    pub(super) unannounced: Option<Instant>,
     stopped: bool,
     ticks: u64,
     swept: usize,
@@ -180,6 +182,7 @@ impl Core {
             stopping: None,
             recovering,
             sync_began: None,
+            unannounced: None,
             stopped: false,
             ticks: 0,
             swept: 0,
@@ -342,6 +345,7 @@ impl Core {
         self.append_waiting(now);
         self.log.flush(now.instant.as_millis());
         self.log_events(now);
+        self.announce(now);
         self.stop_if_done(now);
     }
 }
@@ -352,8 +356,7 @@ impl Handler for Core {
 
     fn started(&mut self, now: Now) {
         self.now = now;
-        let shard = self.shard;
-        self.report(Report::State { shard, state: ShardState::Listening });
+        self.unannounced = Some(now.instant);
         self.end_turn(now);
     }
 

@@ -5,7 +5,7 @@ use crate::envelope::Envelope;
 use crate::event::Severity;
 use crate::id::MessageId;
 use crate::io::handler::{Command, ConnId};
-use crate::limits::DRAIN_TIME;
+use crate::limits::{DRAIN_TIME, FIRST_SEGMENT_TIME};
 use crate::queue::{Disposition, Fate, NewMessage, RecoveredState, Slot};
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
@@ -107,6 +107,17 @@ impl Core {
             } else {
                 self.quit_if_idle(id, now);
             }
+        }
+    }
+
+    /// Tells the control thread that mail is taken: once the spool has its first segment, which on a fresh spool takes
+    /// a moment. A spool without room keeps nobody waiting for long, since what it holds is delivered all the same.
+    pub(super) fn announce(&mut self, now: Now) {
+        let Some(since) = self.unannounced else { return };
+        if self.log.accepts_messages() || now.instant.since(since) >= FIRST_SEGMENT_TIME {
+            self.unannounced = None;
+            let shard = self.shard;
+            self.report(Report::State { shard, state: ShardState::Listening });
         }
     }
 

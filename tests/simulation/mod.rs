@@ -349,7 +349,7 @@ impl World {
         let Some(process) = &mut self.process else { return };
         for shard in &process.shards {
             if let Some(due) = shard.deadline() {
-                to = to.min(now + due.since(instant).as_nanos() as Ns);
+                to = to.min(now.saturating_add(due.since(instant).as_nanos() as Ns));
             }
         }
         for (number, shard) in process.shards.iter_mut().enumerate() {

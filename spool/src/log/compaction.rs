@@ -159,9 +159,16 @@ impl Log {
     /// Asks the owner about further messages, or ends the compaction when all went their way.
     pub(super) fn step_compaction(&mut self) {
         let window = self.config.moves_max;
+        let source = self.compaction.as_ref().map(|compaction| compaction.source);
+        let live = source.and_then(|source| self.tally_mut(source)).map_or(0, |tally| tally.live);
         let Some(compaction) = &mut self.compaction else {
             return;
         };
+        // The last of its messages may finish while the owner is being asked.
+        if live == 0 && !compaction.window.iter().any(|m| matches!(m.state, MoveState::Reading(_))) {
+            compaction.window.clear();
+            compaction.stopped = true;
+        }
         let Some(entries) = &compaction.entries else {
             return;
         };

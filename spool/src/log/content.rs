@@ -148,7 +148,9 @@ impl Log {
         if result.is_err() || spill.removing {
             // Without its beginning the rest is of no use.
             spill.writes -= waiting.len();
-            waiting.iter().for_each(|write| drop(self.calls.remove(&write.op())));
+            for write in &waiting {
+                self.calls.remove(&write.op());
+            }
         } else {
             spill.created = true;
             self.ops.extend(waiting);

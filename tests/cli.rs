@@ -1,0 +1,330 @@
+//! The program as people call it: help, exit codes, errors, and a first run from the recipe's first line to the stop.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+fn ringpost(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringpost"))
+        .args(arguments)
+        .env_remove("RINGPOST_CONFIG")
+        .env_remove("RINGPOST_ADMIN_SOCKET")
+        .current_dir(std::env::temp_dir())
+        .output()
+        .unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("ringpost-cli-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn help_is_given_for_every_command_and_is_no_error() {
+    for command in [
+        vec!["--help"],
+        vec!["serve", "--help"],
+        vec!["check-config", "--help"],
+        vec!["queue", "--help"],
+        vec!["queue", "list", "--help"],
+        vec!["queue", "delete", "--help"],
+        vec!["status", "--help"],
+        vec!["sandbox", "list", "--help"],
+        vec!["spool", "verify", "--help"],
+        vec!["send", "--help"],
+        vec!["completions", "--help"],
+        vec!["man", "--help"],
+    ] {
+        let output = ringpost(&command);
+        assert_eq!(code(&output), 0, "{command:?}: {}", err(&output));
+        assert!(out(&output).contains("Usage: ringpost"), "{command:?}");
+    }
+    assert!(out(&ringpost(&["--help"])).contains("Exit codes"));
+    assert_eq!(out(&ringpost(&["--version"])), format!("ringpost {}\n", env!("CARGO_PKG_VERSION")));
+    let serve = out(&ringpost(&["serve", "--help"]));
+    for flag in [
+        "--config",
+        "--spool",
+        "--listen",
+        "--submission",
+        "--submissions",
+        "--credential-file",
+        "--next-hop",
+        "--retry",
+        "--hold",
+        "--shards",
+        "--resolver",
+        "--delivery-port",
+        "--connections",
+        "--hostname",
+        "--log-format",
+        "--metrics",
+        "--admin-socket",
+    ] {
+        assert!(serve.contains(flag), "{flag}");
+    }
+}
+
+#[test]
+fn wrong_flags_are_told_with_what_was_meant() {
+    for (arguments, hint) in [
+        (vec![], "Usage"),
+        (vec!["sevre"], "'serve'"),
+        (vec!["serve", "--shard", "2"], "--shards"),
+        (vec!["serve", "--shards", "0"], "1..=255"),
+        (vec!["serve", "--listen", "2525"], "127.0.0.1:2525"),
+        (vec!["serve", "--listen", "127.0.0.1:0"], "1 to 65535"),
+        (vec!["serve", "--next-hop", "a b"], "smtp.example.net:25"),
+        (vec!["serve", "--retry", "soon"], "20m"),
+        (vec!["serve", "--next-hop", "127.0.0.1:9", "--delivery-port", "26"], "cannot be used with"),
+        (vec!["serve", "--metrics", "192.0.2.1:80"], "can be reached from elsewhere"),
+        (vec!["queue", "list", "--state", "odd"], "waiting"),
+        (vec!["queue", "delete"], "--all"),
+        (vec!["queue", "delete", "0000000000001", "--all"], "cannot be used with"),
+        (vec!["send", "--from", "a@x.test"], "--to"),
+        (vec!["send", "--from", "a@x.test", "--to", "nobody"], "not a mail address"),
+        (vec!["spool", "dump", "/tmp", "--segment", "x"], "00-00002a"),
+    ] {
+        let output = ringpost(&arguments);
+        assert_eq!(code(&output), 64, "{arguments:?}: {}", err(&output));
+        assert!(err(&output).contains(hint), "{arguments:?}: {}", err(&output));
+        assert!(out(&output).is_empty());
+    }
+}
+
+#[test]
+fn submission_says_not_yet() {
+    for flag in ["--submission", "--submissions"] {
+        let output = ringpost(&["serve", flag, "127.0.0.1:5870"]);
+        assert_eq!(code(&output), 69);
+        assert!(err(&output).contains("not yet"), "{}", err(&output));
+    }
+    let output = ringpost(&["serve", "--credential-file", "users"]);
+    assert_eq!(code(&output), 69);
+}
+
+#[test]
+fn configurations_are_checked() {
+    let scratch = Scratch::new("config");
+    let good = scratch.file("good.toml", "hostname = \"mx.a.test\"\n[[listener]]\naddress = \"127.0.0.1:25\"\n");
+    let output = ringpost(&["check-config", &good]);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    assert!(out(&output).starts_with("ok\nhostname   mx.a.test\n"), "{}", out(&output));
+    let bad = scratch.file("bad.toml", "hold = true\n[[listener]]\naddres = \"127.0.0.1:25\"\n");
+    for arguments in [vec!["check-config", &bad], vec!["serve", "--config", &bad]] {
+        let output = ringpost(&arguments);
+        assert_eq!(code(&output), 78);
+        let text = err(&output);
+        assert!(text.contains(&format!("{bad}:3:1: unknown key `addres`")), "{text}");
+        assert!(
+            text.contains("3 | addres = ") && text.contains("| ^^^^^^") && text.contains("did you mean `address`?"),
+            "{text}"
+        );
+    }
+    assert_eq!(code(&ringpost(&["check-config", "/no/such/file"])), 66);
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ringpost.toml");
+    assert_eq!(code(&ringpost(&["check-config", &sample.display().to_string()])), 0);
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = ringpost(&["completions", shell]);
+        assert_eq!(code(&output), 0);
+        assert!(out(&output).contains("check-config"), "{shell}");
+    }
+    let scratch = Scratch::new("man");
+    assert_eq!(code(&ringpost(&["man", &scratch.path("pages")])), 0);
+    let page = std::fs::read_to_string(scratch.0.join("pages/ringpost-serve.1")).unwrap();
+    assert!(page.contains("next\\-hop"), "{page}");
+}
+
+#[test]
+fn without_a_relay_the_commands_say_what_to_do() {
+    let scratch = Scratch::new("absent");
+    for arguments in [vec!["queue", "list"], vec!["status"], vec!["sandbox", "list"], vec!["queue", "hold", "--all"]] {
+        let output = ringpost(&[&arguments[..], &["--spool", &scratch.path("none")]].concat());
+        assert_eq!(code(&output), 69, "{arguments:?}");
+        assert!(err(&output).contains("ringpost serve"), "{}", err(&output));
+    }
+    let output = ringpost(&["send", "--server", "127.0.0.1:9", "--from", "a@x.test", "--to", "b@y.test"]);
+    assert_eq!(code(&output), 69, "{}", err(&output));
+    let output = ringpost(&["spool", "verify", &scratch.path("none")]);
+    assert_eq!(code(&output), 66);
+    assert!(!scratch.0.join("none").exists(), "looking makes nothing");
+}
+
+/// A relay that runs for as long as this lives.
+struct Relay {
+    child: Child,
+    server: String,
+    spool: String,
+}
+
+impl Relay {
+    fn start(scratch: &Scratch, flags: &[&str]) -> Relay {
+        // Taken again by nobody in the moment between: ports of the ephemeral range are given out in turn.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = format!("127.0.0.1:{port}");
+        let spool = scratch.path("spool");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringpost"))
+            .args(["serve", "--spool", &spool, "--listen", &server, "--no-metrics", "--shards", "2"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut printed = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        // The recipe is printed once every shard listens. At its absence the program has ended, with words.
+        while !line.starts_with("Ctrl-C") {
+            line.clear();
+            if printed.read_line(&mut line).unwrap() == 0 {
+                let mut text = String::new();
+                let _ = child.stderr.take().unwrap().read_to_string(&mut text);
+                panic!("it did not start: {text}");
+            }
+        }
+        Relay { child, server, spool }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        ringpost(&[arguments, &["--spool", &self.spool]].concat())
+    }
+
+    fn send(&self, to: &str) -> String {
+        let output = ringpost(&["send", "--server", &self.server, "--from", "me@example.com", "--to", to]);
+        assert_eq!(code(&output), 0, "{}{}", out(&output), err(&output));
+        let text = out(&output);
+        text.trim_end().rsplit(' ').next().unwrap().to_owned()
+    }
+
+    /// Asks it to stop; its exit code and its log.
+    fn stop(mut self) -> (i32, String) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code().unwrap_or(-1), log)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_first_message_is_delivered_and_its_outcome_shown() {
+    let scratch = Scratch::new("first");
+    let relay = Relay::start(&scratch, &[]);
+    let id = relay.send("you@example.org");
+    let encrypted = ringpost(&[
+        "send",
+        "--server",
+        &relay.server,
+        "--from",
+        "me@example.com",
+        "--to",
+        "grün@example.org",
+        "--subject",
+        "grün",
+        "--starttls",
+        "--verbose",
+    ]);
+    assert_eq!(code(&encrypted), 0, "{}{}", out(&encrypted), err(&encrypted));
+    assert!(out(&encrypted).contains("* encrypted with TLSv1_3"), "{}", out(&encrypted));
+    let list = loop {
+        let list = out(&relay.run(&["sandbox", "list"]));
+        if list.contains("2 messages delivered") {
+            break list;
+        }
+    };
+    assert!(list.contains(&id) && list.contains("you@example.org"), "{list}");
+    let shown = relay.run(&["sandbox", "show", &id]);
+    assert!(out(&shown).contains("This is a test message.") && out(&shown).contains("Received: "), "{}", out(&shown));
+    assert_eq!(code(&relay.run(&["sandbox", "show", "999"])), 1);
+    let status: serde_json::Value = serde_json::from_slice(&relay.run(&["status", "--json"]).stdout).unwrap();
+    assert_eq!((status["status"]["state"].as_str(), status["status"]["received"].as_u64()), (Some("running"), Some(2)));
+    let second = ringpost(&["serve", "--spool", &relay.spool, "--listen", "127.0.0.1:1", "--no-metrics"]);
+    assert_eq!(code(&second), 75);
+    assert!(err(&second).contains("in use by another ringpost (process "), "{}", err(&second));
+    let taken = ringpost(&["serve", "--spool", &scratch.path("other"), "--listen", "192.0.2.1:25", "--no-metrics"]);
+    assert_eq!(code(&taken), 69);
+    assert!(err(&taken).contains("cannot listen on 192.0.2.1:25"), "{}", err(&taken));
+    let (code, log) = relay.stop();
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains(&format!(" INFO delivered id={id} to=<you@example.org>")), "{log}");
+    assert!(log.ends_with("INFO notice text=stopped\n"), "{log}");
+}
+
+#[test]
+fn waiting_mail_can_be_seen_and_acted_on_and_survives_a_restart() {
+    let scratch = Scratch::new("queue");
+    let relay = Relay::start(&scratch, &["--hold"]);
+    let first = relay.send("ann@one.test");
+    let second = relay.send("bob@two.test");
+    let list: serde_json::Value = serde_json::from_slice(&relay.run(&["queue", "list", "--json"]).stdout).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    let one = relay.run(&["queue", "list", "--domain", "one.test"]);
+    assert!(out(&one).contains(&first) && !out(&one).contains(&second), "{}", out(&one));
+    let shown = relay.run(&["queue", "show", &first.to_lowercase()]);
+    assert!(out(&shown).contains("<ann@one.test>"), "{}", out(&shown));
+    assert_eq!(code(&relay.run(&["queue", "hold", "--recipient", "bob@two.test"])), 0);
+    assert_eq!(code(&relay.run(&["queue", "hold", "--domain", "three.test"])), 1);
+    let deleted = relay.run(&["queue", "delete", &first]);
+    assert_eq!((code(&deleted), out(&deleted).as_str()), (0, "1 recipient deleted\n"));
+    assert_eq!(code(&relay.run(&["queue", "show", &first])), 1);
+    assert_eq!(relay.stop().0, 0);
+
+    let verified = ringpost(&["spool", "verify", &scratch.path("spool")]);
+    assert_eq!(code(&verified), 0, "{}{}", out(&verified), err(&verified));
+    assert!(out(&verified).contains("1 waiting message with 1 recipient"), "{}", out(&verified));
+    let dump = ringpost(&["spool", "dump", &scratch.path("spool")]);
+    assert!(out(&dump).contains("message "), "{}", out(&dump));
+    let recovered = ringpost(&["spool", "recover", &scratch.path("spool")]);
+    assert!(out(&recovered).contains(&format!("waiting {second}")), "{}", out(&recovered));
+
+    let relay = Relay::start(&scratch, &[]);
+    assert_eq!(code(&relay.run(&["queue", "release", "--all"])), 0);
+    while !out(&relay.run(&["sandbox", "list"])).contains(&second) {}
+    assert_eq!(relay.stop().0, 0);
+}
