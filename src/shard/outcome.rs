@@ -431,7 +431,8 @@ impl Core {
             (None, _) => String::new(),
             (Some(code), None) => format!("the last attempt ended with a {code} reply"),
             (Some(code), Some((class, subject, detail))) => {
-                format!("the last attempt ended with {code} {class}.{subject}.{detail}")
+                let meaning = meaning(subject, detail).map_or(String::new(), |words| format!(": {words}"));
+                format!("the last attempt ended with {code} {class}.{subject}.{detail}{meaning}")
             }
         }
     }
@@ -452,6 +453,22 @@ impl Core {
         }
         None
     }
+}
+
+/// What the later numbers of a status mean (RFC 3463 3.4, 3.5) where the number alone tells an operator nothing. The
+/// words of the reply itself are in the log only.
+fn meaning(subject: u16, detail: u16) -> Option<&'static str> {
+    Some(match (subject, detail) {
+        (2, 2) => "the mailbox is full",
+        (3, 1) => "the host has no room for mail",
+        (3, 2) => "the host takes no mail at this time",
+        (4, 1) => "no answer from the host",
+        (4, 2) => "the connection broke",
+        (4, 3) => "DNS could not be asked",
+        (4, 4) => "there is no way to the host",
+        (4, 5) => "the host is congested",
+        _ => return None,
+    })
 }
 
 /// The status of RFC 3463 that a report gives: the peer's if it gave one, else by the kind of failure.

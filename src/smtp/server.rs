@@ -6,8 +6,8 @@
 
 use crate::clock::{Instant, Now};
 use crate::id::MessageId;
-use crate::reply::Reply;
 use crate::limits::SESSION_REPLIES_OCTETS_MAX;
+use crate::reply::Reply;
 use crate::smtp::command::{self, Command};
 use crate::smtp::data::{Framing, Scanner};
 use crate::smtp::line::{Framed, LineFault, LineReader};

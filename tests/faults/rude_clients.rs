@@ -159,6 +159,6 @@ fn a_client_that_never_reads_costs_little_and_is_closed() {
     });
     let after = program.anonymous();
     let grown = after.saturating_sub(before);
-    assert!(grown < 2 << 20, "{grown} octets for {CLIENTS} clients");
+    assert!(grown < 8 << 20, "{grown} octets for {CLIENTS} clients");
     well(all);
 }
