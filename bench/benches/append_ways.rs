@@ -1,10 +1,10 @@
-//! The ways of appending to a segment, on real files and by plain blocking calls: what a group of records costs until it
-//! is durable and has been read back for immediate delivery. docs/adr/0002-way-of-appending.md rests on it.
+//! The ways of appending to a segment, on real files and by plain blocking calls: what a group of records costs until
+//! it is durable and has been read back for immediate delivery. docs/adr/0002-way-of-appending.md rests on it.
 //!
-//! Every way appends a group as the log does: on a fresh block, whole blocks, to a file that was written before. Read back
-//! is what delivery needs at once: under O_DIRECT from the retained buffer (and, as a way of its own, from the disk),
-//! else from the page cache or the map. `RINGPOST_BENCH_DIR` names a directory on the disk to measure (default: the
-//! temporary directory; a RAM disk tells nothing).
+//! Every way appends a group as the log does: on a fresh block, whole blocks, to a file that was written before. Read
+//! back is what delivery needs at once: under O_DIRECT from the retained buffer (and, as a way of its own, from the
+//! disk), else from the page cache or the map. `RINGPOST_BENCH_DIR` names a directory on the disk to measure (default:
+//! the temporary directory; a RAM disk tells nothing).
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use memmap2::MmapMut;
