@@ -156,8 +156,9 @@ impl Core {
             }
         }
         let null_path = self.queue.message(slot).is_some_and(|message| message.reverse_path().is_none());
-        if null_path && action == Some(Action::Failed) {
-            // RFC 5321 6.1: a notification is never answered by one.
+        if null_path && matches!(kind, OutcomeKind::Bounced | OutcomeKind::Expired) {
+            // RFC 5321 6.1: a notification is never answered by one. Ours do not ask for any (RFC 3461 5.2.9), so that
+            // there is no action to go by.
             self.event(Event::DoubleBounce { id, reply });
         }
         match action {

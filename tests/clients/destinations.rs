@@ -13,8 +13,8 @@ fn a_deferral_is_tried_again() {
     for place in ["MAIL", "RCPT", "DATA", "."] {
         let extensions = ["PIPELINING", "8BITMIME"];
         let refused = std::sync::atomic::AtomicBool::new(false);
-        let sink = Sink::with(&extensions, move |asked| {
-            let here = asked.line.starts_with(place);
+        let sink = Sink::with(&extensions, move |line| {
+            let here = line.starts_with(place);
             (here && !refused.swap(true, std::sync::atomic::Ordering::SeqCst))
                 .then(|| format!("451 4.7.1 later, says {place}"))
         });
@@ -33,8 +33,8 @@ fn a_deferral_is_tried_again() {
 
 #[test]
 fn a_refusal_is_reported_to_the_sender_by_the_same_route() {
-    let sink = Sink::with(ALL, |asked| {
-        let refused = asked.line.starts_with("RCPT TO:<nobody@");
+    let sink = Sink::with(ALL, |line| {
+        let refused = line.starts_with("RCPT TO:<nobody@");
         refused.then(|| "550-5.1.1 nobody of this name\r\n550 5.1.1 lives here".into())
     });
     let relay = Setup::new().next_hop(sink.address).start();
@@ -67,7 +67,7 @@ fn a_refusal_is_reported_to_the_sender_by_the_same_route() {
 
 #[test]
 fn a_report_that_is_refused_is_dropped_and_logged() {
-    let sink = Sink::with(ALL, |asked| asked.line.starts_with("RCPT").then(|| "550 5.1.1 nobody".into()));
+    let sink = Sink::with(ALL, |line| line.starts_with("RCPT").then(|| "550 5.1.1 nobody".into()));
     let relay = Setup::new().next_hop(sink.address).start();
     if send_one(&relay, "ann@origin.test", &["bob@dest.test"], b"x\r\n").is_none() {
         return;
@@ -79,7 +79,7 @@ fn a_report_that_is_refused_is_dropped_and_logged() {
 
 #[test]
 fn what_the_sender_asked_to_be_told() {
-    let old = Sink::with(&["PIPELINING"], |asked| asked.line.contains("nobody").then(|| "550 5.1.1 no".into()));
+    let old = Sink::with(&["PIPELINING"], |line| line.contains("nobody").then(|| "550 5.1.1 no".into()));
     let relay = Setup::new().next_hop(old.address).start();
     let mut success = mail("ann@origin.test", &["bob@dest.test"], b"Subject: s\r\n\r\nsecret\r\n");
     success["mail_options"] = json!(["RET=HDRS", "ENVID=QQ314"]);
@@ -90,7 +90,7 @@ fn what_the_sender_asked_to_be_told() {
     let id = queued_as(answer["results"][1][2][1].as_str().expect("a text"));
     // The destination knows no DSN, so it is we who tell: relayed (RFC 3461 4.2).
     let report = old.wait_for("ann@origin.test").text();
-    for part in ["Action: relayed", "Original-Recipient: rfc822; bob+2Bx@origin.test", "Original-Envelope-Id: QQ314"] {
+    for part in ["Action: relayed", "Original-Recipient: rfc822; bob+x@origin.test", "Original-Envelope-Id: QQ314"] {
         assert!(report.contains(part), "{part}:\n{report}");
     }
     assert!(!report.contains("secret"), "headers only: {report}");
@@ -122,9 +122,9 @@ fn a_closed_port_is_passed_over() {
 
 #[test]
 fn hosts_that_say_421_or_nothing_sensible_are_passed_over() {
-    let busy = Sink::with(ALL, |asked| (asked.line == "greeting").then(|| "421 4.3.2 busy".into()));
-    let rude = Sink::with(ALL, |asked| (asked.line == "greeting").then(String::new));
-    let late = Sink::with(ALL, |asked| asked.line.starts_with("MAIL").then(|| "421 4.3.2 closing".into()));
+    let busy = Sink::with(ALL, |line| (line == "greeting").then(|| "421 4.3.2 busy".into()));
+    let rude = Sink::with(ALL, |line| (line == "greeting").then(String::new));
+    let late = Sink::with(ALL, |line| line.starts_with("MAIL").then(|| "421 4.3.2 closing".into()));
     let sink = Sink::new();
     let setup = Setup::new().next_hop(busy.address).next_hop(rude.address).next_hop(late.address);
     let relay = setup.next_hop(sink.address).start();
@@ -160,8 +160,8 @@ fn a_hop_that_dies_is_replaced_by_the_next() {
 #[test]
 fn a_connection_that_breaks_before_the_answer_is_tried_again() {
     let broken = std::sync::atomic::AtomicBool::new(false);
-    let sink = Sink::with(&["PIPELINING"], move |asked| {
-        (asked.line == "." && !broken.swap(true, std::sync::atomic::Ordering::SeqCst)).then(String::new)
+    let sink = Sink::with(&["PIPELINING"], move |line| {
+        (line == "." && !broken.swap(true, std::sync::atomic::Ordering::SeqCst)).then(String::new)
     });
     let relay = Setup::new().next_hop(sink.address).flag("--retry", 1).start();
     let content = message("broken", "Twice sent.\r\n");
@@ -189,9 +189,8 @@ fn encrypted_when_offered_whoever_signed_it() {
 #[test]
 fn in_the_clear_when_tls_is_offered_but_does_not_work() {
     let extensions = [ALL, &["STARTTLS"]].concat();
-    // "454" is an answer; "220 " without a handshake after it breaks: the sink goes on in the clear.
-    for answer in ["454 4.7.0 not now", "220 2.0.0 go on"] {
-        let sink = Sink::with(&extensions, move |asked| (asked.line == "STARTTLS").then(|| answer.into()));
+    for answer in ["454 4.7.0 not now", "220 2.0.0 go on\r\nand no handshake"] {
+        let sink = Sink::with(&extensions, move |line| (line == "STARTTLS").then(|| answer.into()));
         let relay = Setup::new().next_hop(sink.address).flag("--retry", 1).start();
         let Some(id) = send_one(&relay, "ann@origin.test", &["bob@dest.test"], b"x\r\n") else { return };
         assert!(!sink.wait_for("bob@dest.test").tls);

@@ -120,7 +120,7 @@ fn nothing_bounces_while_dns_is_down() {
     let deferred = relay.wait_event("deferred", &id, "bob@dest.test");
     assert!(text(&deferred, "reply").starts_with("451 4.4.3 "), "{deferred}");
     let why = relay.json(&["queue", "show", &id])["recipients"][0]["why"].to_string();
-    assert!(why.contains("DNS"), "{why}");
+    assert!(why.contains("451 4.4.3") && why.contains("DNS"), "{why}");
     names.fail("dest.test", false);
     hosts[1].wait_for("bob@dest.test");
     relay.wait_empty();

@@ -84,7 +84,7 @@ fn three_held(relay: &Relay) -> Option<[String; 3]> {
 
 #[test]
 fn the_queue_listed_and_acted_on() {
-    let sink = Sink::with(ALL, |asked| asked.line.contains("later@").then(|| "450 4.2.0 later".into()));
+    let sink = Sink::with(ALL, |line| line.contains("later@").then(|| "450 4.2.0 later".into()));
     let relay = Setup::new().next_hop(sink.address).flag("--retry", "1h").start();
     let Some(id) = send_one(&relay, "ann@origin.test", &["later@dest.test", "bob@dest.test"], b"x\r\n") else { return };
     sink.wait_for("bob@dest.test");
@@ -94,9 +94,9 @@ fn the_queue_listed_and_acted_on() {
     let shown = waits("scheduled");
     assert_eq!((&shown["id"], &shown["sender"]), (&json!(id), &json!("ann@origin.test")));
     assert_eq!((&shown["done"], &shown["recipients"][0]["attempts"]), (&json!(1), &json!(1)));
-    assert!(text(&shown["recipients"][0], "why").contains("450 4.2.0 later"), "{shown:#}");
+    assert!(text(&shown["recipients"][0], "why").contains("450 4.2.0"), "{shown:#}");
     let human = relay.command(&["queue", "show", &id]).succeeded().stdout;
-    assert!(human.contains("<later@dest.test>") && human.contains("450 4.2.0 later"), "{human}");
+    assert!(human.contains("<later@dest.test>") && human.contains("450 4.2.0"), "{human}");
     // Again, by hand, long before it is due.
     assert_eq!(relay.json(&["queue", "retry", &id])["changed"], 1);
     relay.wait_json(&["queue", "show", &id], |shown| shown["recipients"][0]["attempts"] == 2);
@@ -157,8 +157,8 @@ fn sigterm_finishes_what_is_under_way() {
     let go = Arc::new(AtomicBool::new(false));
     let (waits, gate) = (Arc::new(AtomicBool::new(false)), Arc::clone(&go));
     let waiting = Arc::clone(&waits);
-    let sink = Sink::with(&["PIPELINING"], move |asked| {
-        if asked.line == "." {
+    let sink = Sink::with(&["PIPELINING"], move |line| {
+        if line == "." {
             waiting.store(true, Ordering::SeqCst);
             let deadline = std::time::Instant::now() + super::PATIENCE;
             while !gate.load(Ordering::SeqCst) && std::time::Instant::now() < deadline {

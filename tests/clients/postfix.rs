@@ -71,7 +71,8 @@ impl Postfix {
         let services: Vec<&str> = std::iter::once(listener.as_str()).chain(SERVICES.iter().copied()).collect();
         directory.file("master.cf", services.join("\n") + "\n");
         let mut command = Command::new(daemon_directory().join("master"));
-        command.arg("-d").arg("-c").arg(directory.path()).process_group(0);
+        // It ends by itself after ten minutes, should the test be killed.
+        command.args(["-d", "-e", "600", "-c"]).arg(directory.path()).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         stop_with_parent(&mut command);
         let master = command.spawn().expect("Postfix starts");

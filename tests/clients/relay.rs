@@ -211,11 +211,6 @@ impl Relay {
         self.wait_log(|event| event["event"] == name && event["id"] == id && event["to"] == recipient)
     }
 
-    /// All events so far.
-    pub fn events(&self) -> Vec<Value> {
-        self.log.all().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
     /// A command of the program, for this instance.
     pub fn command(&self, arguments: &[&str]) -> Finished {
         let mut command = Command::new(RINGPOST);

@@ -147,7 +147,7 @@ fn ringpost_send_in_all_its_ways() {
 
 #[test]
 fn ringpost_send_tells_of_refusals() {
-    let sink = Sink::with(&[], |asked| asked.line.contains("nobody").then(|| "550 5.1.1 nobody here".into()));
+    let sink = Sink::with(&[], |line| line.contains("nobody").then(|| "550 5.1.1 nobody here".into()));
     let send = |server: &str| {
         let mut command = Command::new(RINGPOST);
         command.args(["send", "--server", server, "--from", "", "--to", "nobody@dest.test", "--timeout", "20"]);

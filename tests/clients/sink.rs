@@ -13,24 +13,13 @@ use std::time::{Duration, Instant};
 pub const ALL: &[&str] =
     &["PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN"];
 
-/// Instead of the usual answer: this line. An empty one ends the connection.
-pub type Answers = dyn Fn(&Asked<'_>) -> Option<String> + Send + Sync;
-
-/// What a destination is asked.
-pub struct Asked<'a> {
-    /// The command line; "." for the end of the content.
-    pub line: &'a str,
-    /// What came before it in this transaction.
-    pub mail: &'a Mail,
-    /// Counts all calls of the function from 0.
-    pub number: usize,
-}
+/// What to answer to this command line instead of the usual; none is the usual, an empty one ends the connection. The
+/// line is "greeting" before the first command and "." at the end of the content.
+pub type Answers = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 /// One transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Mail {
-    /// The name in EHLO or HELO.
-    pub helo: String,
     /// What follows `MAIL FROM:`.
     pub from: String,
     /// What follows each accepted `RCPT TO:`.
@@ -39,8 +28,6 @@ pub struct Mail {
     pub tls: bool,
     /// It came by BDAT.
     pub chunked: bool,
-    /// Which connection it came over, counted from 0.
-    pub connection: usize,
 }
 
 impl Mail {
@@ -58,7 +45,6 @@ struct Shared {
     offered: Vec<String>,
     tls: Option<Arc<rustls::ServerConfig>>,
     answers: Box<Answers>,
-    asked: AtomicUsize,
     connections: AtomicUsize,
     closed: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
@@ -83,7 +69,7 @@ impl Sink {
         Sink::with(extensions, |_| None)
     }
 
-    pub fn with(extensions: &[&str], answers: impl Fn(&Asked<'_>) -> Option<String> + Send + Sync + 'static) -> Sink {
+    pub fn with(extensions: &[&str], answers: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Sink {
         Sink::on((Ipv4Addr::LOCALHOST.into(), 0), extensions, answers)
     }
 
@@ -91,7 +77,7 @@ impl Sink {
     pub fn on(
         at: (IpAddr, u16),
         extensions: &[&str],
-        answers: impl Fn(&Asked<'_>) -> Option<String> + Send + Sync + 'static,
+        answers: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Sink {
         let listener = TcpListener::bind(at).expect("an address for a destination");
         let address = listener.local_addr().expect("its address");
@@ -99,7 +85,6 @@ impl Sink {
             offered: extensions.iter().map(|name| (*name).to_owned()).collect(),
             tls: extensions.contains(&"STARTTLS").then(self_signed),
             answers: Box::new(answers),
-            asked: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             open: Mutex::default(),
@@ -112,11 +97,11 @@ impl Sink {
                 if serving.closed.load(Ordering::SeqCst) {
                     break;
                 }
-                let number = serving.connections.fetch_add(1, Ordering::SeqCst);
+                serving.connections.fetch_add(1, Ordering::SeqCst);
                 serving.open.lock().expect("connections").extend(stream.try_clone());
                 let shared = Arc::clone(&serving);
                 // A connection that breaks is seen by what did not arrive.
-                std::thread::spawn(move || drop(Session::new(shared, stream, number).serve()));
+                std::thread::spawn(move || drop(Session::new(shared, stream).serve()));
             }
         });
         Sink { address, shared, listening: Mutex::new(Some(listening)) }
@@ -199,16 +184,24 @@ struct Session {
     shared: Arc<Shared>,
     link: Option<Link>,
     input: Vec<u8>,
-    helo: String,
     mail: Mail,
-    connection: usize,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let stream = match &self.link {
+            Some(Link::Plain(stream)) => stream,
+            Some(Link::Tls(stream)) => stream.get_ref(),
+            None => return,
+        };
+        // Another handle of it is kept, so that dropping this one closes nothing. It may be closed already.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
 }
 
 impl Session {
-    fn new(shared: Arc<Shared>, stream: TcpStream, connection: usize) -> Session {
-        let link = Some(Link::Plain(stream));
-        let (input, helo, mail) = Default::default();
-        Session { shared, link, input, helo, mail, connection }
+    fn new(shared: Arc<Shared>, stream: TcpStream) -> Session {
+        Session { shared, link: Some(Link::Plain(stream)), input: Vec::new(), mail: Mail::default() }
     }
 
     fn more(&mut self) -> io::Result<()> {
@@ -245,8 +238,7 @@ impl Session {
     }
 
     fn special(&self, line: &str) -> Option<String> {
-        let number = self.shared.asked.fetch_add(1, Ordering::SeqCst);
-        (self.shared.answers)(&Asked { line, mail: &self.mail, number })
+        (self.shared.answers)(line)
     }
 
     fn serve(mut self) -> io::Result<()> {
@@ -278,10 +270,9 @@ impl Session {
     }
 
     fn command(&mut self, verb: &str, line: &str) -> io::Result<()> {
-        let after = |colon: char| line.split_once(colon).map_or("", |(_, rest)| rest).trim().to_owned();
+        let after_colon = || line.split_once(':').map_or("", |(_, rest)| rest).trim().to_owned();
         match verb {
             "EHLO" => {
-                self.helo = after(' ');
                 let encrypted = matches!(self.link, Some(Link::Tls(_)));
                 let mut lines = vec!["sink.test".to_owned()];
                 lines.extend(self.shared.offered.iter().filter(|name| !encrypted || *name != "STARTTLS").cloned());
@@ -291,19 +282,16 @@ impl Session {
                 }
                 Ok(())
             }
-            "HELO" => {
-                self.helo = after(' ');
-                self.say("250 sink.test")
-            }
+            "HELO" => self.say("250 sink.test"),
             "STARTTLS" => self.starttls(),
             "MAIL" => {
                 let tls = matches!(self.link, Some(Link::Tls(_)));
-                let (helo, connection) = (self.helo.clone(), self.connection);
-                self.mail = Mail { from: after(':'), helo, tls, connection, ..Mail::default() };
+                self.mail = Mail { from: after_colon(), tls, ..Mail::default() };
                 self.say("250 2.1.0 ok")
             }
+            "RCPT" if self.mail.from.is_empty() => self.say("503 5.5.1 no sender"),
             "RCPT" => {
-                self.mail.to.push(after(':'));
+                self.mail.to.push(after_colon());
                 self.say("250 2.1.5 ok")
             }
             "DATA" if self.mail.to.is_empty() => self.say("554 5.5.1 no valid recipients"),
