@@ -84,8 +84,7 @@ fn explain(
     figures: &mut Figures,
     faults: &mut Vec<String>,
 ) {
-    let mut excused = repeated.comings.len() - 1 - repeated.times;
-    for pair in repeated.comings.windows(2) {
+    for pair in repeated.comings.windows(2).filter(|pair| !pair[0].unanswered) {
         let between = kills.iter().position(|kill| pair[0].connected < kill.over && kill.over < pair[1].connected);
         match between {
             Some(number) => {
@@ -93,7 +92,6 @@ fn explain(
                 let before = kills[number].begun.saturating_duration_since(pair[0].at);
                 figures.longest_in_flight = figures.longest_in_flight.max(before);
             }
-            None if excused > 0 => excused -= 1,
             None => {
                 let (token, index) = (repeated.token, repeated.index);
                 let all = &repeated.comings;
