@@ -229,7 +229,7 @@ fn a_sync_that_fails_is_answered_451_and_loses_nothing_that_was_acknowledged() {
     destination.close();
     ledger.send(&setup, "last", 10_000).expect("mail is taken");
     // Outcomes are synced a moment later; a cut before that may repeat deliveries.
-    wait("synced outcomes", &setup, || (disk.unsynced().0 == 0).then_some(()));
+    wait("synced outcomes", &setup, || (disk.unsynced_of(".seg") == 0).then_some(()));
     let program = std::cell::RefCell::new(Some(program));
     let number = program.borrow().as_ref().map_or(0, |program| program.process());
     // SAFETY: a signal to a child that has not been waited for.

@@ -37,7 +37,6 @@ pub struct Destination {
 #[derive(Debug)]
 struct Mail {
     from: String,
-    began_at: u64,
     to: Vec<String>,
     eight_bit: bool,
 }
@@ -320,7 +319,7 @@ impl World {
         if let Some(found) = self.destinations.get_mut(&link) {
             let eight_bit = line.contains(" BODY=8BITMIME");
             found.content.clear();
-            found.mail = Some(Mail { from, began_at: now, to: Vec::new(), eight_bit });
+            found.mail = Some(Mail { from, to: Vec::new(), eight_bit });
         }
         self.reply(link, "250 2.1.0 fine\r\n");
     }
@@ -415,7 +414,7 @@ impl World {
         if self.is_moody(1) {
             return self.reply(link, "451 4.3.0 not now\r\n");
         }
-        let arrivals = self.ledger.arrive(self.now, mail.began_at, host, &mail.from, &mail.to, &bytes);
+        let arrivals = self.ledger.arrive(self.now, host, &mail.from, &mail.to, &bytes);
         self.trace.line(self.now, format_args!("#{link} host {host} took mail for {:?}", mail.to));
         if self.is_moody(2) {
             // Taken, and nobody hears of it.

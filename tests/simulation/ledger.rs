@@ -63,8 +63,6 @@ impl Whom {
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub at: Ns,
-    /// When its MAIL came.
-    pub began_at: Ns,
     pub whom: Whom,
     pub host: usize,
     /// What it was, if it was a report.
@@ -135,7 +133,7 @@ impl Ledger {
     }
 
     /// A destination takes a message for these addresses. Gives the arrivals' places.
-    pub fn arrive(&mut self, at: Ns, began_at: Ns, host: usize, from: &str, to: &[String], bytes: &[u8]) -> Vec<usize> {
+    pub fn arrive(&mut self, at: Ns, host: usize, from: &str, to: &[String], bytes: &[u8]) -> Vec<usize> {
         let mut places = Vec::new();
         let report = content::read_report(bytes);
         if report.is_none() {
@@ -173,7 +171,7 @@ impl Ledger {
             }
             places.push(self.arrivals.len());
             let report = report.clone();
-            self.arrivals.push(Arrival { at, began_at, whom, host, report, replied_at: None });
+            self.arrivals.push(Arrival { at, whom, host, report, replied_at: None });
         }
         places
     }

@@ -250,7 +250,7 @@ impl World {
     pub fn new_link(&mut self, inbound: bool, party: usize) -> LinkId {
         let id = self.next_link;
         self.next_link += 1;
-        let link = Link::new(id, inbound, party, &mut self.random, self.plan.network_delay);
+        let link = Link::new(inbound, party, &mut self.random, self.plan.network_delay);
         self.links.insert(id, link);
         id
     }

@@ -131,7 +131,6 @@ impl RelayEnd {
 /// A connection.
 #[derive(Debug)]
 pub struct Link {
-    pub id: LinkId,
     /// A client's; otherwise the relay's own to a destination.
     pub inbound: bool,
     /// Which client, or which host.
@@ -150,9 +149,8 @@ pub struct Link {
 
 impl Link {
     /// A connection without anything on it.
-    pub fn new(id: LinkId, inbound: bool, party: usize, random: &mut Random, delay: Ns) -> Link {
+    pub fn new(inbound: bool, party: usize, random: &mut Random, delay: Ns) -> Link {
         Link {
-            id,
             inbound,
             party,
             relay: None,
