@@ -250,17 +250,16 @@ pub struct Repeated {
     pub index: u16,
     /// Arrivals beyond the first, and beyond those that the destination itself made necessary.
     pub times: usize,
-    /// All arrivals, in the order of their connections.
+    /// All arrivals, in the order in which they were taken.
     pub comings: Vec<Coming>,
 }
 
 impl Repeated {
     /// None if nothing came again without need.
     fn new((token, index): (Token, u16), comings: &[Coming]) -> Option<Repeated> {
-        let mut comings = comings.to_vec();
-        comings.sort();
-        let times = comings.windows(2).filter(|pair| !pair[0].unanswered).count();
-        (times > 0).then_some(Repeated { token, index, times, comings })
+        let answered = comings.iter().filter(|coming| !coming.unanswered).count();
+        let times = answered.saturating_sub(1);
+        (times > 0).then(|| Repeated { token, index, times, comings: comings.to_vec() })
     }
 }
 
