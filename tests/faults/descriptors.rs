@@ -27,7 +27,7 @@ fn without_descriptors_clients_are_told_and_nothing_is_lost() {
             sessions.push(client);
         } else {
             assert!(greeting.starts_with("421 4.3.2 "), "{greeting}");
-            assert_eq!(client.to_the_end(), "");
+            assert_eq!(client.read_to_end(), "");
             refused += 1;
         }
     }

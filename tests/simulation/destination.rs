@@ -293,7 +293,6 @@ impl World {
         let most = [route.limits.messages_per_connection, plan.mail_max.filter(|_| plan.extended)];
         let most = most.into_iter().flatten().min();
         let tls_required = route.client.tls == TlsUse::Required;
-        let now = self.now;
         let Some(found) = self.destinations.get_mut(&link) else { return };
         found.carried += 1;
         let (carried, encrypted) = (found.carried, found.encrypted);
