@@ -4,19 +4,22 @@
 //! may have to be read, and then go into one batch with the report.
 
 use crate::clock::Now;
-use crate::envelope::{Body, Envelope, Notify, Recipient};
+use crate::envelope::{Body, Envelope, Notify, Recipient, Ret};
 use crate::event::{AttemptFacts, Event, Severity};
 use crate::id::MessageId;
 use crate::limits::{DETAILS_MAX, DSN_HEAD, DSN_ROOM};
 use crate::queue::dsn::{self, Action};
 use crate::queue::{self, Disposition, LastReply, Settled, SiteId, Slot};
-use crate::reply::Reply;
+use crate::reply::{EnhancedCode, Reply};
 use crate::shard::attempt::{AttemptOutcome, Verdict};
 use crate::shard::core::Core;
 use crate::smtp::client::{OutgoingContent, OutgoingRecipient, Transaction};
 use bytes::Bytes;
 use foldhash::HashMap;
 use ringpost_spool::{ContentRef, NewContent, OpId, OutcomeKind};
+
+/// The status of content that the peer cannot take for its 8-bit octets (RFC 6152 3).
+const EIGHT_BIT_REFUSED: EnhancedCode = EnhancedCode { class: 5, subject: 6, detail: 3 };
 
 /// One recipient's fate, of which its sender is to be told.
 #[derive(Debug)]
@@ -308,6 +311,8 @@ impl Core {
                     .then(|| message.arrived().after(self.settings.schedule.lifetime)),
             })
             .collect();
+        // Where 8-bit content could not go, a report that returns it could not go either.
+        let eight_bit_refused = reports.iter().any(|report| report.outcome.reply.enhanced == Some(EIGHT_BIT_REFUSED));
         let report = dsn::Report {
             reporting_host: &self.settings.hostname,
             sender,
@@ -317,7 +322,7 @@ impl Core {
             recipients,
             original: head,
             original_complete: head.len() as u64 == u64::from(message.content().len),
-            ret: message.ret(),
+            ret: if eight_bit_refused { Some(Ret::Headers) } else { message.ret() },
             smtputf8: message.smtputf8(),
             now: now.unix,
             serial: id,

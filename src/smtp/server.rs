@@ -660,7 +660,7 @@ mod tests {
 
     #[test]
     fn many_short_commands_with_long_replies_are_taken_in_parts() {
-        let mut talk = Talk::new(config());
+        let mut talk = Talk::new(SessionConfig { max_commands: 5000, ..config() });
         talk.replies();
         let input = b"HELP\r\n".repeat(5000);
         let (mut done, mut replies) = (0, 0);

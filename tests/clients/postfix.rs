@@ -126,7 +126,7 @@ fn main_cf(directory: &Path, lines: &[&str]) -> String {
          maillog_file = {place}/log\nmaillog_file_prefixes = {place}\nmyhostname = postfix.test\n\
          inet_interfaces = loopback-only\ninet_protocols = ipv4\nmynetworks = 127.0.0.0/8\nmydestination =\n\
          alias_maps =\nlocal_recipient_maps =\nlocal_header_rewrite_clients =\nsmtp_dns_support_level = disabled\n\
-         smtp_host_lookup = native\nsmtputf8_enable = yes\nsmtpd_peername_lookup = no\nmessage_size_limit = 0\n\
+         smtp_host_lookup = native\nsmtputf8_enable = yes\nsmtpd_peername_lookup = no\nmessage_size_limit = 0\nvirtual_mailbox_limit = 0\n\
          smtpd_client_connection_count_limit = 0\nminimal_backoff_time = 1s\nmaximal_backoff_time = 2s\n\
          queue_run_delay = 1s\nsmtpd_relay_restrictions = permit_mynetworks, reject\nsmtp_line_length_limit = 0\n"
     );

@@ -40,7 +40,8 @@ fn swaks_in_all_its_ways() {
         assert!(finished.stdout.contains("250 2.0.0 OK: queued as "), "{}", finished.stdout);
         let arrived = sink.wait_for(&format!("{name}-1@dest.test"));
         assert_eq!(arrived.to.len(), 3, "one transaction for all: {:?}", arrived.to);
-        assert_same(&arrived.content, &content, name);
+        // swaks itself adds an empty line to what it is given.
+        assert_same(&arrived.content, &[content.as_slice(), b"\r\n"].concat(), name);
         if name != "old" {
             assert_protocol(&arrived, flags.contains(&"--tls"));
         }

@@ -30,5 +30,7 @@ for mail in order["mails"]:
     else:
         replies.append(smtp.data(content))
     results.append([[code, text.decode()] for code, text in replies])
+# quit() forgets them.
+features = dict(smtp.esmtp_features)
 smtp.quit()
-print(json.dumps({"features": smtp.esmtp_features, "tls": tls, "results": results}))
+print(json.dumps({"features": features, "tls": tls, "results": results}))
