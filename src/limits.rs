@@ -114,6 +114,9 @@ pub const COMMAND_LINE_OCTETS_MAX: usize = 512;
 pub const MAIL_PARAMETERS_OCTETS_MAX: usize = 192;
 /// Octets that the parameters of RCPT add: NOTIFY 29 and ORCPT 507 (RFC 3461 4.1, 4.2), with room for spaces.
 pub const RCPT_PARAMETERS_OCTETS_MAX: usize = 560;
+/// Octets of replies made from one piece of input, about; what is left of the input waits until they are sent. A reply
+/// can be thirty times as long as its command, and a client may never read.
+pub const SESSION_REPLIES_OCTETS_MAX: usize = 16 * 1024;
 /// Octets of the longest command line of all: more than this is never held for a line that is not complete.
 pub const ANY_COMMAND_LINE_OCTETS_MAX: usize = COMMAND_LINE_OCTETS_MAX + RCPT_PARAMETERS_OCTETS_MAX;
 /// Characters of an ENVID value (RFC 3461 4.4).

@@ -310,7 +310,7 @@ mod tests {
         let (counts, sum) = times.cumulative(&[100, 1_000, 10_000]);
         assert_eq!(counts, [2, 3, 4]);
         assert_eq!(times.len(), 5);
-        assert!(sum >= LONGEST_US * 98 / 100 && sum <= LONGEST_US * 102 / 100, "{sum}");
+        assert!((LONGEST_US * 98 / 100..=LONGEST_US * 102 / 100).contains(&sum), "{sum}");
         assert_eq!(Times::new().quantile_us(0.5), 0);
     }
 }

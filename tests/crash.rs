@@ -32,6 +32,9 @@ fn killed_at_any_moment_it_loses_nothing_it_acknowledged() {
             Ok(()) => kill(&mut run, relay),
             Err(what) => run.fail(relay, &what),
         }
+        if let Some(relay) = run.shrink() {
+            kill(&mut run, relay);
+        }
     }
     let relay = run.start();
     run.finish(relay, variable("RINGPOST_CRASH_FORGET").is_some());

@@ -129,8 +129,7 @@ fn used_modules(code: &str) -> Vec<String> {
 /// The words at the beginning of each part of a group in braces.
 fn first_words(group: &str) -> Vec<String> {
     let (mut depth, mut begins, mut words) = (0, true, Vec::new());
-    let mut letters = group.char_indices();
-    while let Some((at, letter)) = letters.next() {
+    for (at, letter) in group.char_indices() {
         match letter {
             '{' => depth += 1,
             '}' if depth == 0 => break,

@@ -37,8 +37,6 @@ pub struct Arrived {
     pub fingerprint: Fingerprint,
     /// What is wrong with the content in itself.
     pub damage: Option<&'static str>,
-    /// The destination took it, but will not say so: the server under test has to repeat it.
-    pub unanswered: bool,
     /// When, and over what.
     pub coming: Coming,
 }
@@ -51,6 +49,8 @@ pub struct Coming {
     pub connected: Instant,
     /// When it was taken.
     pub at: Instant,
+    /// The destination took it, but will not say so: the server under test has to repeat it.
+    pub unanswered: bool,
 }
 
 #[derive(Default)]
@@ -59,8 +59,6 @@ struct Book {
     arrivals: HashMap<(Token, u16), Vec<Coming>>,
     notices: HashMap<(Token, u16), Vec<Coming>>,
     fingerprints: HashMap<Token, Fingerprint>,
-    unanswered: HashMap<(Token, u16), usize>,
-    unanswered_notices: HashMap<(Token, u16), usize>,
     damaged: Vec<String>,
     strange: Vec<String>,
     /// Acknowledged recipients whose arrival, or notice, has not come.
@@ -106,21 +104,15 @@ impl Ledger {
         if let Some(damage) = damage {
             book.damaged.push(format!("{} for recipient {}: {damage}", key.0, key.1));
         }
-        if arrival.unanswered {
-            *book.unanswered.entry(key).or_default() += 1;
-        }
         book.note_first(&arrival.destination, arrival.destination.behaviour != Behaviour::RefuseAlways);
         book.arrivals.entry(key).or_default().push(arrival.coming);
         drop(book);
         self.changed.notify_all();
     }
 
-    /// Notes that a sender was told that a recipient failed; `unanswered` as for an arrival.
-    pub fn notified(&self, failed: Destination, coming: Coming, unanswered: bool) {
+    /// Notes that a sender was told that a recipient failed.
+    pub fn notified(&self, failed: Destination, coming: Coming) {
         let mut book = self.book();
-        if unanswered {
-            *book.unanswered_notices.entry((failed.token, failed.index)).or_default() += 1;
-        }
         book.note_first(&failed, failed.behaviour == Behaviour::RefuseAlways);
         book.notices.entry((failed.token, failed.index)).or_default().push(coming);
         drop(book);
@@ -206,17 +198,11 @@ impl Ledger {
         for (key, times) in &book.arrivals {
             findings.arrived += 1;
             findings.unacknowledged += u64::from(!expected.contains(key));
-            let unanswered = book.unanswered.get(key).copied().unwrap_or(0);
-            if times.len() > 1 + unanswered {
-                findings.repeated.push(Repeated::new(*key, times, unanswered));
-            }
+            findings.repeated.extend(Repeated::new(*key, times));
         }
         for (key, times) in &book.notices {
             findings.notified += 1;
-            let unanswered = book.unanswered_notices.get(key).copied().unwrap_or(0);
-            if times.len() > 1 + unanswered {
-                findings.notified_again.push(Repeated::new(*key, times, unanswered));
-            }
+            findings.notified_again.extend(Repeated::new(*key, times));
         }
         findings
     }
@@ -264,15 +250,16 @@ pub struct Repeated {
     pub index: u16,
     /// Arrivals beyond the first, and beyond those that the destination itself made necessary.
     pub times: usize,
-    /// All arrivals, in the order of their connections.
+    /// All arrivals, in the order in which they were taken.
     pub comings: Vec<Coming>,
 }
 
 impl Repeated {
-    fn new((token, index): (Token, u16), comings: &[Coming], excused: usize) -> Repeated {
-        let mut comings = comings.to_vec();
-        comings.sort();
-        Repeated { token, index, times: comings.len() - 1 - excused, comings }
+    /// None if nothing came again without need.
+    fn new((token, index): (Token, u16), comings: &[Coming]) -> Option<Repeated> {
+        let answered = comings.iter().filter(|coming| !coming.unanswered).count();
+        let times = answered.saturating_sub(1);
+        (times > 0).then(|| Repeated { token, index, times, comings: comings.to_vec() })
     }
 }
 
@@ -329,12 +316,12 @@ mod tests {
     }
 
     fn now() -> Coming {
-        Coming { connected: Instant::now(), at: Instant::now() }
+        Coming { connected: Instant::now(), at: Instant::now(), unanswered: false }
     }
 
     fn arrived(one: Destination) -> Arrived {
         let token = Some(one.token);
-        Arrived { destination: one, token, fingerprint: FINGERPRINT, damage: None, unanswered: false, coming: now() }
+        Arrived { destination: one, token, fingerprint: FINGERPRINT, damage: None, coming: now() }
     }
 
     #[test]
@@ -369,8 +356,8 @@ mod tests {
         let one = destination(Behaviour::RefuseAlways);
         ledger.acknowledged(acknowledged(one));
         assert_eq!(ledger.findings().lost.len(), 1);
-        ledger.notified(one, now(), false);
-        ledger.notified(one, now(), false);
+        ledger.notified(one, now());
+        ledger.notified(one, now());
         let findings = ledger.findings();
         assert_eq!((findings.lost.len(), findings.notified, findings.notice_repeats()), (0, 1, 1));
     }
@@ -396,7 +383,7 @@ mod tests {
     fn what_the_destination_left_unanswered_is_no_repeat() {
         let ledger = Ledger::default();
         let one = destination(Behaviour::Accept);
-        ledger.arrived(Arrived { unanswered: true, ..arrived(one) });
+        ledger.arrived(Arrived { coming: Coming { unanswered: true, ..now() }, ..arrived(one) });
         ledger.arrived(arrived(one));
         assert_eq!(ledger.findings().repeats(), 0);
         ledger.arrived(arrived(one));

@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
 
     /// Enters the content into the ledger.
     fn take(&mut self, destinations: &[Destination], unanswered: bool) {
-        let coming = Coming { connected: self.connected, at: Instant::now() };
+        let coming = Coming { connected: self.connected, at: Instant::now(), unanswered };
         let is_report = self.reverse_path.as_deref() == Some("");
         {
             let mut report = self.common.report();
@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
             report.reports += u64::from(is_report);
         }
         if is_report {
-            return self.take_report(coming, unanswered);
+            return self.take_report(coming);
         }
         if destinations.len() != self.recipients.len() {
             self.common.ledger.strange(format!("mail for {:?}", self.recipients));
@@ -234,12 +234,12 @@ impl<'a> Session<'a> {
         let Examined { token, fingerprint, damage } = content::examine(&self.content);
         for destination in destinations {
             let destination = *destination;
-            self.common.ledger.arrived(Arrived { destination, token, fingerprint, damage, unanswered, coming });
+            self.common.ledger.arrived(Arrived { destination, token, fingerprint, damage, coming });
         }
     }
 
     /// A report on failures: notes each recipient that it says has failed, if it went to the right sender.
-    fn take_report(&mut self, coming: Coming, unanswered: bool) {
+    fn take_report(&mut self, coming: Coming) {
         let failed = failed_recipients(&self.content);
         let to = self.recipients.first().and_then(|address| sender_token(address));
         if failed.is_empty() {
@@ -247,7 +247,7 @@ impl<'a> Session<'a> {
         }
         for destination in failed {
             if to == Some(destination.token) {
-                self.common.ledger.notified(destination, coming, unanswered);
+                self.common.ledger.notified(destination, coming);
             } else {
                 let address = &self.recipients;
                 self.common.ledger.strange(format!("a report on {} to {address:?}", destination.token));

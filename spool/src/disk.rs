@@ -1,8 +1,8 @@
 //! What is asked of a disk: operations that a log gives out, and reading for recovery.
 //!
-//! A [`DiskOp`] is performed by the log's owner (io_uring, a helper thread, or [`SimDisk`](crate::SimDisk)) and answered
-//! with a [`DiskDone`]. Order: an operation may overtake others freely; the log waits for answers where order matters.
-//! [`Disk`] is the blocking side, for recovery, verify and dump. It reads by `pread`, never through a map: a
+//! A [`DiskOp`] is performed by the log's owner (io_uring, a helper thread, or [`SimDisk`](crate::SimDisk)) and
+//! answered with a [`DiskDone`]. Order: an operation may overtake others freely; the log waits for answers where order
+//! matters. [`Disk`] is the blocking side, for recovery, verify and dump. It reads by `pread`, never through a map: a
 //! sector that cannot be read is then an error of one read and not a SIGBUS that ends the process.
 
 use crate::segment::SegmentId;

@@ -10,9 +10,9 @@
 //! Outcomes are never refused: segments are held back for them, and beyond that they wait in memory while
 //! [`Log::accepts_outcomes`] asks the owner to stop delivering.
 //!
-//! The parts: `values` (what goes in and comes out), `commit` (batches, writes, syncs), `failure` (what happens when one
-//! fails), `space` (prepared segments), `content` (reads, spilled content), `reclaim` (recycling), `compaction` (moving
-//! survivors), `config`.
+//! The parts: `values` (what goes in and comes out), `commit` (batches, writes, syncs), `failure` (what happens when
+//! one fails), `space` (prepared segments), `content` (reads, spilled content), `reclaim` (recycling), `compaction`
+//! (moving survivors), `config`.
 
 mod commit;
 mod compaction;
@@ -296,8 +296,8 @@ impl Log {
         !self.something_waits() && self.place_would_do(record::outcome_record_len(4096), Who::Outcome)
     }
 
-    /// The end of a turn: writes the open batch if no write or sync is in flight or if it holds outcomes, else lets it grow;
-    /// begins a sync if one is due; lets reclaim take a step. `now_ms` must not go back.
+    /// The end of a turn: writes the open batch if no write or sync is in flight or if it holds outcomes, else lets it
+    /// grow; begins a sync if one is due; lets reclaim take a step. A `now_ms` that goes back counts as the last one.
     pub fn flush(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
         self.group = None;

@@ -1,10 +1,11 @@
 //! What a spool says after the process, the machine or the disk failed.
 //!
 //! Recovery looks at all logs together, in three passes. The first, newest segments first, finds what is known of each
-//! segment: its header, how far its run was durable, where it was said to end (`survey`). The second, oldest first, walks
-//! the few segments that nobody vouches for and finds their ends; behind the first gap of a run nothing counts. The
-//! third, newest first, hands out messages (`fold`): outcomes are always younger than their messages, so when a message's
-//! record is met, all that became of it is known. The cases, each with a test (docs/SPOOL_FORMAT.md explains them):
+//! segment: its header, how far its run was durable, where it was said to end (`survey`). The second, oldest first,
+//! walks the few segments that nobody vouches for and finds their ends; behind the first gap of a run nothing counts.
+//! The third, newest first, hands out messages (`fold`): outcomes are always younger than their messages, so when a
+//! message's record is met, all that became of it is known. The cases, each with a test (docs/SPOOL_FORMAT.md explains
+//! them):
 //!
 //! | what is found | what it means | what is done |
 //! |---|---|---|
@@ -112,7 +113,7 @@ pub enum RecoveryError {
     #[error("the spool directory cannot be read: {0}")]
     List(#[source] io::Error),
     /// A segment of a newer program.
-    #[error("{}: written by a newer version (format {version}); run that version or use another spool directory", segment.file_name())]
+    #[error("{segment}.seg: written by a newer version (format {version}); run that version or use another spool")]
     Version {
         /// Which.
         segment: SegmentId,

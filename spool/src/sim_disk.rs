@@ -11,7 +11,7 @@ use crate::rng::Rng;
 use crate::segment::{BLOCK, SegmentId};
 use bytes::Bytes;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -68,6 +68,8 @@ struct Inner {
     /// What fails next, whatever the rates say.
     planned: Vec<(FaultAt, DiskError)>,
     removed_contents: u64,
+    /// Blocks that cannot be read.
+    broken: BTreeSet<(FileId, u64)>,
 }
 
 /// Which operation a planned fault hits: the next of its kind.
@@ -131,6 +133,7 @@ impl SimDisk {
                 pending: Vec::new(),
                 planned: Vec::new(),
                 removed_contents: 0,
+                broken: BTreeSet::new(),
             }),
         }
     }
@@ -211,6 +214,11 @@ impl SimDisk {
             }
         }
         hit(&mut found.stable) & hit(&mut found.view)
+    }
+
+    /// The block with this byte cannot be read any more.
+    pub fn break_block(&self, file: FileId, offset: u64) {
+        self.inner().broken.insert((file, offset / u64::from(BLOCK)));
     }
 
     /// The bytes of a file as they would be read now.
@@ -412,6 +420,9 @@ impl Inner {
     fn read(&self, file: FileId, offset: u64, len: usize) -> Result<Bytes, DiskError> {
         let found = self.files.get(&file).ok_or(DiskError::NotFound)?;
         let bytes = found.view.get(offset as usize..offset as usize + len).ok_or(DiskError::Short)?;
+        if touches(&self.broken, file, offset, len) {
+            return Err(DiskError::Io { errno: libc::EIO });
+        }
         Ok(Bytes::copy_from_slice(bytes))
     }
 
@@ -476,6 +487,12 @@ fn apply(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
     bytes[offset..offset + new.len()].copy_from_slice(new);
 }
 
+/// Whether any of these bytes lies in a broken block.
+fn touches(broken: &BTreeSet<(FileId, u64)>, file: FileId, offset: u64, len: usize) -> bool {
+    let block = u64::from(BLOCK);
+    len > 0 && broken.range((file, offset / block)..=(file, (offset + len as u64 - 1) / block)).next().is_some()
+}
+
 fn gather(chunks: &[Bytes], len: usize) -> Vec<u8> {
     let mut bytes = chunks.concat();
     assert!(bytes.len() <= len && len.is_multiple_of(BLOCK as usize), "a write's length covers its chunks in blocks");
@@ -511,7 +528,13 @@ impl Disk for SimDisk {
         for write in found.unsynced.iter().filter(|write| !write.lost) {
             apply(&mut on_disk, write.offset, &write.bytes);
         }
-        Ok(Box::new(SimFile { cached: found.view.clone(), on_disk, dropped: Cell::new(false) }))
+        Ok(Box::new(SimFile {
+            cached: found.view.clone(),
+            on_disk,
+            dropped: Cell::new(false),
+            file,
+            broken: inner.broken.clone(),
+        }))
     }
 
     fn sync(&self, segment: SegmentId) -> io::Result<()> {
@@ -533,6 +556,8 @@ struct SimFile {
     /// Without what a failed sync lost.
     on_disk: Vec<u8>,
     dropped: Cell<bool>,
+    file: FileId,
+    broken: BTreeSet<(FileId, u64)>,
 }
 
 impl SimFile {
@@ -547,6 +572,9 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        if touches(&self.broken, self.file, offset, buffer.len()) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let bytes = self.bytes();
         let from = (offset as usize).min(bytes.len());
         let len = buffer.len().min(bytes.len() - from);

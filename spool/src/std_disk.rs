@@ -1,6 +1,6 @@
-//! A spool directory on a real file system, by blocking calls: `segments/LL-SSSSSS.seg` are segments, `segments/spare-*`
-//! files that wait for use, `segments/new-*` files being made, `content/ID` spilled contents. A file gets its final name
-//! only when it is whole and synced, so a crash never leaves a half-made segment.
+//! A spool directory on a real file system, by blocking calls: `segments/LL-SSSSSS.seg` are segments,
+//! `segments/spare-*` files that wait for use, `segments/new-*` files being made, `content/ID` spilled contents. A file
+//! gets its final name only when it is whole and synced, so a crash never leaves a half-made segment.
 //!
 //! For recovery, verify and dump, and for the helper thread that prepares and recycles segments. Not for the mail path.
 
@@ -144,8 +144,8 @@ impl StdDisk {
         Ok(paths)
     }
 
-    /// Gives a spare the name `new`, with zeros in its first block, so that no header of an earlier use can be taken for
-    /// a new one. False when there is none. Several shards may look at the same time.
+    /// Gives a spare the name `new`, with zeros in its first block, so that no header of an earlier use can be taken
+    /// for a new one. False when there is none. Several shards may look at the same time.
     fn take_spare(&self, new: &Path, size: u32) -> io::Result<bool> {
         for spare in self.spare_paths()? {
             let Ok(data) = fs::metadata(&spare) else { continue };
@@ -277,7 +277,8 @@ impl DiskFile for StdFile {
 
     fn will_read(&self, offset: u64, len: u64) {
         let (offset, len) = (offset.min(i64::MAX as u64) as i64, len.min(i64::MAX as u64) as i64);
-        // SAFETY: the descriptor is open for the whole call; advice touches no memory of ours. Refused advice is no loss.
+        // SAFETY: the descriptor is open for the whole call; advice touches no memory of ours. Refused advice is no
+        // loss.
         let _ = unsafe { libc::posix_fadvise(self.0.as_raw_fd(), offset, len, libc::POSIX_FADV_WILLNEED) };
     }
 

@@ -148,8 +148,8 @@ impl fmt::Display for DumpLine {
     }
 }
 
-/// Tells every batch and record of the spool, or of one segment, in the order of segments and offsets. What never became
-/// durable is told too: a dump does not judge.
+/// Tells every batch and record of the spool, or of one segment, in the order of segments and offsets. What never
+/// became durable is told too: a dump does not judge.
 ///
 /// # Errors
 /// The directory or a segment cannot be read.

@@ -7,8 +7,8 @@ use rig::{Rig, SEGMENT, config};
 use ringpost_spool::sim_disk::{FaultAt, SimDiskConfig};
 use ringpost_spool::verify::{DumpItem, dump, verify};
 use ringpost_spool::{
-    ContentRef, DiskError, DiskOp, FileId, LogConfig, LogEvent, OutcomeKind, RecoveryError, SegmentId, SimDisk,
-    Snapshot, recover, recover_from,
+    ContentRef, DiskError, DiskOp, FileId, LogConfig, LogEvent, NewContent, NewMessage, OutcomeKind, RecoveryError,
+    SegmentId, SimDisk, Snapshot, recover, recover_from,
 };
 
 /// Appends messages, each in a batch of its own and durable, and gives their places.
@@ -141,6 +141,29 @@ fn a_damaged_record_below_the_durable_end_is_damage_and_the_rest_is_kept() {
 }
 
 #[test]
+fn a_block_that_cannot_be_read_is_damage_and_is_read_around() {
+    let mut rig = Rig::new();
+    let stored = store(&mut rig, 1..30, 4_000);
+    let (lost, place) = stored[3];
+    rig.disk.break_block(FileId::Segment(place.segment), u64::from(place.offset));
+    let (messages, report) = rig.recover();
+    let kept: Vec<u64> = ids(&stored).into_iter().filter(|id| *id != lost).collect();
+    assert_eq!(messages.iter().map(|m| m.id).collect::<Vec<_>>(), kept);
+    assert!(!report.damage.is_empty());
+}
+
+#[test]
+fn a_spilled_message_without_its_file_is_handed_out() {
+    let mut rig = Rig::new();
+    let content = NewContent::Spilled { len: 10, crc: 0 };
+    rig.log.append_message(NewMessage { id: 5, envelope: b"e", recipients: 1, content }).unwrap();
+    rig.settle();
+    let (messages, report) = rig.recover();
+    assert!(messages[0].content.spilled && report.damage.is_empty());
+    assert_eq!(verify(&rig.disk).unwrap().damage.len(), 1);
+}
+
+#[test]
 fn a_bad_batch_at_the_end_was_never_durable_nor_is_what_stands_behind_it() {
     let mut rig = Rig::new();
     let stored = store(&mut rig, 1..4, 1_000);
@@ -176,7 +199,7 @@ fn later_segments_of_a_run_are_void_behind_a_gap() {
             rig.log.handle_done(done, rig.now_ms);
         }
     }
-    assert!(answered > 14);
+    assert!(answered > 8);
     let segments = Snapshot::take(&rig.disk).unwrap().next_sequence();
     assert!(segments > 3);
     let first = SegmentId::new(0, 0);

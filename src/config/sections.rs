@@ -46,7 +46,7 @@ impl Default for SpoolSection {
             spares: 2,
             content_memory: 64 << 20,
             spill_above: 256 << 10,
-            retained_content: 32 << 20,
+            retained_content: 8 << 20,
         }
     }
 }

@@ -106,7 +106,9 @@ pub(super) mod tests {
 
     /// What was written, and whether writing is allowed.
     #[derive(Clone, Default)]
-    pub struct Written(Arc<(Mutex<(Vec<u8>, bool)>, Condvar)>);
+    pub struct Written(Arc<Held>);
+
+    type Held = (Mutex<(Vec<u8>, bool)>, Condvar);
 
     impl Written {
         /// All of it so far.

@@ -244,7 +244,8 @@ impl<H: Handler + 'static> ConnectionTask<H> {
     fn give_clear_text(&self, plain: &mut [u8]) -> bool {
         loop {
             let read = self.shard.with(self.id, |connection| {
-                if !connection.takes_input() {
+                // What the handler left comes before anything newer.
+                if !connection.takes_input() || !connection.rest.is_empty() {
                     return None;
                 }
                 connection.look = false;
@@ -286,10 +287,10 @@ fn after_flush(connection: &mut Connection, flushed: Flushed) -> Next {
         connection.end = Some(reason);
         return Next::Finish;
     }
-    if connection.takes_input() && !connection.rest.is_empty() {
+    if connection.reads() && !connection.rest.is_empty() {
         return Next::Rest(std::mem::take(&mut connection.rest));
     }
-    if connection.takes_input()
+    if connection.reads()
         && let Some(tls) = &mut connection.tls
         && (connection.look || !tls.pending.is_empty())
     {

@@ -390,18 +390,22 @@ impl Disk {
         }
     }
 
-    /// Has the helper do something.
-    async fn ask(&self, request: Request) -> Result<(), DiskError> {
-        let number = self.next_ticket.get();
-        self.next_ticket.set(number + 1);
-        self.tickets.borrow_mut().insert(number, Ticket::default());
+    /// Gives the helper a request, or keeps it while it has enough of them.
+    fn post(&self, number: u64, request: Request) {
         let mut waiting = self.waiting_requests.borrow_mut();
         // Those that wait go first, and no more are under way than there are places for answers.
         let full = !waiting.is_empty() || self.tickets.borrow().len() > REQUESTS_MAX;
         if full || self.helper.ask(number, request).is_err() {
             waiting.push_back((number, request));
         }
-        drop(waiting);
+    }
+
+    /// Has the helper do something.
+    async fn ask(&self, request: Request) -> Result<(), DiskError> {
+        let number = self.next_ticket.get();
+        self.next_ticket.set(number + 1);
+        self.tickets.borrow_mut().insert(number, Ticket::default());
+        self.post(number, request);
         poll_fn(|context| {
             let mut tickets = self.tickets.borrow_mut();
             let Some(ticket) = tickets.get_mut(&number) else {

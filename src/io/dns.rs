@@ -170,6 +170,10 @@ impl Resolver {
 
     /// RFC 5321 5.1.
     async fn mail_hosts(&self, domain: &str) -> (Result<Vec<MxHost>, DnsFailure>, Duration) {
+        if let Some(address) = literal_address(domain) {
+            let host = MxHost { preference: 0, name: domain.into(), addresses: vec![address] };
+            return if is_usable(&address) { (Ok(vec![host]), TTL_MAX) } else { no_domain(None) };
+        }
         let found = match self.lookup(domain, RecordType::MX, mail_exchange).await {
             Ok(found) => found,
             Err(Nothing::NoName(ttl)) => return no_domain(ttl),
@@ -318,6 +322,16 @@ fn address(data: &RData) -> Option<IpAddr> {
         RData::A(a) => Some(IpAddr::V4(a.0)),
         RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
         _ => None,
+    }
+}
+
+/// The address of a literal in the form of [`crate::address::Address::routing_domain`]: it is its own mail host (RFC
+/// 5321 4.1.3).
+fn literal_address(domain: &str) -> Option<IpAddr> {
+    let inner = domain.strip_prefix('[')?.strip_suffix(']')?;
+    match inner.strip_prefix("IPv6:") {
+        Some(v6) => v6.parse().ok().map(IpAddr::V6),
+        None => inner.parse().ok().map(IpAddr::V4),
     }
 }
 

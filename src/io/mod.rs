@@ -26,8 +26,6 @@ mod turn;
 #[cfg(test)]
 mod disk_tests;
 #[cfg(test)]
-mod measure;
-#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

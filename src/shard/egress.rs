@@ -342,6 +342,11 @@ impl Core {
             }
             self.finish_work(outbound, now);
         }
+        if failure.stage == Stage::StartTls && outbound.opportunistic {
+            // As when the handshake fails: the next connection does without.
+            self.host_without_tls(outbound.site, outbound.address, &what, now);
+            return;
+        }
         // A peer that closes a connection it has served before, between transactions, does nothing wrong.
         let between = idle || (reused && failure.stage == Stage::Mail && !matches!(failure.kind, FailureKind::Timeout));
         if opening || !between {

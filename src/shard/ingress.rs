@@ -145,6 +145,10 @@ impl Core {
         let (used, step) = session.handle_input(bytes, now, &mut owner, out);
         self.metrics.bytes_received += used as u64;
         inbound.state.paused = used < bytes.len();
+        if matches!(step, Step::Read) && !inbound.state.must_wait_for_disk() {
+            // The session stopped for the length of its replies: once they are sent the machine goes on.
+            self.resume(&mut inbound.state);
+        }
         self.after_step(inbound, step);
         used
     }

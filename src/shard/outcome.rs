@@ -4,19 +4,22 @@
 //! may have to be read, and then go into one batch with the report.
 
 use crate::clock::Now;
-use crate::envelope::{Body, Envelope, Notify, Recipient};
+use crate::envelope::{Body, Envelope, Notify, Recipient, Ret};
 use crate::event::{AttemptFacts, Event, Severity};
 use crate::id::MessageId;
 use crate::limits::{DETAILS_MAX, DSN_HEAD, DSN_ROOM};
 use crate::queue::dsn::{self, Action};
 use crate::queue::{self, Disposition, LastReply, Settled, SiteId, Slot};
-use crate::reply::Reply;
+use crate::reply::{EnhancedCode, Reply};
 use crate::shard::attempt::{AttemptOutcome, Verdict};
 use crate::shard::core::Core;
 use crate::smtp::client::{OutgoingContent, OutgoingRecipient, Transaction};
 use bytes::Bytes;
 use foldhash::HashMap;
 use ringpost_spool::{ContentRef, NewContent, OpId, OutcomeKind};
+
+/// The status of content that the peer cannot take for its 8-bit octets (RFC 6152 3).
+const EIGHT_BIT_REFUSED: EnhancedCode = EnhancedCode { class: 5, subject: 6, detail: 3 };
 
 /// One recipient's fate, of which its sender is to be told.
 #[derive(Debug)]
@@ -156,8 +159,9 @@ impl Core {
             }
         }
         let null_path = self.queue.message(slot).is_some_and(|message| message.reverse_path().is_none());
-        if null_path && action == Some(Action::Failed) {
-            // RFC 5321 6.1: a notification is never answered by one.
+        if null_path && matches!(kind, OutcomeKind::Bounced | OutcomeKind::Expired) {
+            // RFC 5321 6.1: a notification is never answered by one. Ours do not ask for any (RFC 3461 5.2.9), so that
+            // there is no action to go by.
             self.event(Event::DoubleBounce { id, reply });
         }
         match action {
@@ -307,6 +311,8 @@ impl Core {
                     .then(|| message.arrived().after(self.settings.schedule.lifetime)),
             })
             .collect();
+        // Where 8-bit content could not go, a report that returns it could not go either.
+        let eight_bit_refused = reports.iter().any(|report| report.outcome.reply.enhanced == Some(EIGHT_BIT_REFUSED));
         let report = dsn::Report {
             reporting_host: &self.settings.hostname,
             sender,
@@ -316,7 +322,7 @@ impl Core {
             recipients,
             original: head,
             original_complete: head.len() as u64 == u64::from(message.content().len),
-            ret: message.ret(),
+            ret: if eight_bit_refused { Some(Ret::Headers) } else { message.ret() },
             smtputf8: message.smtputf8(),
             now: now.unix,
             serial: id,
@@ -431,7 +437,8 @@ impl Core {
             (None, _) => String::new(),
             (Some(code), None) => format!("the last attempt ended with a {code} reply"),
             (Some(code), Some((class, subject, detail))) => {
-                format!("the last attempt ended with {code} {class}.{subject}.{detail}")
+                let meaning = meaning(subject, detail).map_or(String::new(), |words| format!(": {words}"));
+                format!("the last attempt ended with {code} {class}.{subject}.{detail}{meaning}")
             }
         }
     }
@@ -452,6 +459,22 @@ impl Core {
         }
         None
     }
+}
+
+/// What the later numbers of a status mean (RFC 3463 3.4, 3.5) where the number alone tells an operator nothing. The
+/// words of the reply itself are in the log only.
+fn meaning(subject: u16, detail: u16) -> Option<&'static str> {
+    Some(match (subject, detail) {
+        (2, 2) => "the mailbox is full",
+        (3, 1) => "the host has no room for mail",
+        (3, 2) => "the host takes no mail at this time",
+        (4, 1) => "no answer from the host",
+        (4, 2) => "the connection broke",
+        (4, 3) => "DNS could not be asked",
+        (4, 4) => "there is no way to the host",
+        (4, 5) => "the host is congested",
+        _ => return None,
+    })
 }
 
 /// The status of RFC 3463 that a report gives: the peer's if it gave one, else by the kind of failure.

@@ -66,6 +66,12 @@ impl Core {
 
     fn assign(&mut self, slot: Slot, recipient: u16, site: SiteId) {
         self.queue.assign(slot, recipient, site);
+        if self.sites.get(site).is_some_and(|known| known.down.is_some())
+            && let Some(message) = self.queue.message(slot)
+        {
+            // It will wait: memory is for what goes out at once.
+            self.retained.forget(message.id());
+        }
         self.touch(site);
     }
 

@@ -436,8 +436,7 @@ impl Core {
 
     /// Shards that wait for a permit ask again now and then: the word that one is free may have been lost.
     pub(super) fn retry_waiting_sites(&mut self) {
-        let waits =
-            |(site, known): &(SiteId, &Site)| self.queue.ready_count(*site) > 0 || !known.guests.is_empty();
+        let waits = |(site, known): &(SiteId, &Site)| self.queue.ready_count(*site) > 0 || !known.guests.is_empty();
         let waiting: Vec<SiteId> = self.sites.iter().filter(waits).map(|(site, _)| site).collect();
         for site in waiting {
             self.touch(site);

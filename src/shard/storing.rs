@@ -181,7 +181,7 @@ impl Core {
         self.connections.put(conn, Conn::Inbound(inbound));
     }
 
-    fn resume(&mut self, state: &mut InboundState) {
+    pub(super) fn resume(&mut self, state: &mut InboundState) {
         if std::mem::take(&mut state.paused) {
             self.commands.push_back(Command::ResumeRead(state.conn));
         }

@@ -58,8 +58,7 @@ impl Core {
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(what) => {
-                let id = outbound.work.as_ref().map(|work| work.id);
-                self.content_unreadable(&mut outbound, id, &what, now);
+                self.content_unreadable(&mut outbound, &what, now);
                 self.drive(outbound, now);
                 return;
             }
@@ -87,12 +86,15 @@ impl Core {
     }
 
     /// The spool cannot give the content: the attempt ends, and somebody must know.
-    fn content_unreadable(&mut self, outbound: &mut Outbound, id: Option<MessageId>, what: &str, now: Now) {
-        if let Some(id) = id {
-            self.notice(
-                Severity::Error,
-                format!("the content of {id} cannot be read from the spool: {what}; run `ringpost spool verify`"),
+    fn content_unreadable(&mut self, outbound: &mut Outbound, what: &str, now: Now) {
+        if let Some(Work { id, content, .. }) = outbound.work.as_deref() {
+            let file = if content.spilled { format!("content/{:016x}", id.0) } else { content.segment.file_name() };
+            let offset = content.offset;
+            let text = format!(
+                "the content of {id} cannot be read from the spool ({file} at offset {offset}): {what}; run `ringpost \
+                 spool verify`"
             );
+            self.notice(Severity::Error, text);
         }
         let reply = Reply::new(451, (4, 3, 0), "The content cannot be read from the spool at this time");
         if let Some(work) = outbound.work.as_mut() {

@@ -6,6 +6,7 @@
 
 use crate::clock::{Instant, Now};
 use crate::id::MessageId;
+use crate::limits::SESSION_REPLIES_OCTETS_MAX;
 use crate::reply::Reply;
 use crate::smtp::command::{self, Command};
 use crate::smtp::data::{Framing, Scanner};
@@ -120,8 +121,8 @@ impl Session {
         }
     }
 
-    /// Takes input and appends replies to `out`. Less than all is taken only if the step is not `Read`; the rest is to
-    /// be offered again when the step is done.
+    /// Takes input and appends replies to `out`. The rest of what is not taken is to be offered again when the step is
+    /// done; after `Read`, when the replies are sent: there were more than [`SESSION_REPLIES_OCTETS_MAX`].
     pub fn handle_input<T: Transactions>(
         &mut self,
         input: &[u8],
@@ -131,6 +132,7 @@ impl Session {
     ) -> (usize, Step) {
         let mut done = 0;
         let mut progress = false;
+        let replies_before = out.len();
         loop {
             let rest = &input[done..];
             let (consumed, advanced) = match self.phase {
@@ -158,6 +160,10 @@ impl Session {
                 if progress {
                     self.arm(now.instant);
                 }
+                return (done, Step::Read);
+            } else if out.len() - replies_before >= SESSION_REPLIES_OCTETS_MAX {
+                // Many short commands can ask for much: the peer is to take these replies before it gets more.
+                self.arm(now.instant);
                 return (done, Step::Read);
             }
         }
@@ -651,6 +657,21 @@ mod tests {
     }
 
     const OPENING: &str = "EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
+
+    #[test]
+    fn many_short_commands_with_long_replies_are_taken_in_parts() {
+        let mut talk = Talk::new(SessionConfig { max_commands: 5000, ..config() });
+        talk.replies();
+        let input = b"HELP\r\n".repeat(5000);
+        let (mut done, mut replies) = (0, 0);
+        while done < input.len() {
+            let (taken, step) = talk.session.handle_input(&input[done..], at(0), &mut talk.owner, &mut talk.out);
+            assert!(step == Step::Read && taken > 0 && talk.out.len() <= SESSION_REPLIES_OCTETS_MAX + 1024);
+            done += taken;
+            replies += talk.replies().lines().filter(|line| line.starts_with("214 ")).count();
+        }
+        assert_eq!(replies, 5000);
+    }
 
     #[test]
     fn input_behind_content_waits_for_storage() {

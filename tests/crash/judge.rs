@@ -4,7 +4,7 @@
 //! arrivals: for each kill no more than could be in flight, or, after a power cut, not yet synced.
 
 use ringpost_load::destination::Token;
-use ringpost_load::ledger::{Findings, Repeated};
+use ringpost_load::ledger::{Coming, Findings, Repeated};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -84,22 +84,20 @@ fn explain(
     figures: &mut Figures,
     faults: &mut Vec<String>,
 ) {
-    let mut excused = repeated.comings.len() - 1 - repeated.times;
-    for pair in repeated.comings.windows(2) {
-        let between = kills.iter().position(|kill| pair[0].connected < kill.over && kill.over < pair[1].connected);
-        match between {
-            Some(number) => {
-                by_kill[number] += 1;
-                let before = kills[number].begun.saturating_duration_since(pair[0].at);
-                figures.longest_in_flight = figures.longest_in_flight.max(before);
-            }
-            None if excused > 0 => excused -= 1,
-            None => {
-                let (token, index) = (repeated.token, repeated.index);
-                let all = &repeated.comings;
-                faults.push(format!("{what}: {token} for recipient {index}, without a kill in between: {all:?}"));
-            }
+    // What one life of the program has sent may be taken after its end, so the lives come first.
+    let life = |coming: &Coming| kills.iter().filter(|kill| kill.over < coming.connected).count();
+    let mut comings = repeated.comings.clone();
+    comings.sort_by_key(|coming| (life(coming), coming.at));
+    for pair in comings.windows(2).filter(|pair| !pair[0].unanswered) {
+        let (number, next) = (life(&pair[0]), life(&pair[1]));
+        if number == next {
+            let (token, index) = (repeated.token, repeated.index);
+            faults.push(format!("{what}: {token} for recipient {index}, without a kill in between: {comings:?}"));
+            continue;
         }
+        by_kill[number] += 1;
+        let before = kills[number].begun.saturating_duration_since(pair[0].at);
+        figures.longest_in_flight = figures.longest_in_flight.max(before);
     }
 }
 

@@ -9,6 +9,7 @@ use ringpost_load::relay::{Relay, RelayCommand, free_address};
 use ringpost_load::sink::{Sink, SinkConfig};
 use ringpost_load::source::{Source, SourceConfig};
 use ringpost_load::workload::Workload;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,12 @@ const MESSAGES_PER_ROUND: u32 = 4000;
 /// The longest wait for one thing: an acknowledgement, a delivery that is due, an end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Octets on the disk from which on the spool gets time to deliver and to shrink: lives as short as these leave
+/// segments behind that hold little, and the test must not fill the disk of whoever runs it.
+const SPOOL_LARGE: u64 = 4 << 30;
+/// What it has to shrink to.
+const SPOOL_SMALL: u64 = 2 << 30;
+
 /// A number in the environment.
 pub fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -32,6 +39,17 @@ pub fn own_directory(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     std::fs::create_dir_all(&path).expect("a directory for the test");
     path
+}
+
+/// What the files of a directory and those below it take. A file that goes while it is looked at takes nothing.
+fn octets_on_disk(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(data) if data.is_dir() => octets_on_disk(&entry.path()),
+        Ok(data) => data.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
 }
 
 pub struct Run {
@@ -126,6 +144,32 @@ impl Run {
     /// Notes that the program has ended; before it is started again.
     pub fn note_kill(&mut self, begun: Instant, repeats_max: usize) {
         self.kills.push(Kill { begun, over: Instant::now(), repeats_max });
+    }
+
+    /// If the spool has become large: a life in which everything is delivered, after which it has to be small.
+    pub fn shrink(&mut self) -> Option<Relay> {
+        let large = octets_on_disk(&self.command.spool);
+        if large < SPOOL_LARGE {
+            return None;
+        }
+        let relay = self.start();
+        self.ledger.wait_complete(PATIENCE);
+        let deadline = Instant::now() + PATIENCE;
+        let left = relay.wait_empty(PATIENCE).map(|left| left.len());
+        loop {
+            let octets = octets_on_disk(&self.command.spool);
+            let kills = self.kills.len();
+            if left.as_ref().is_ok_and(|left| *left == 0) && octets <= SPOOL_SMALL {
+                println!("after {kills} kills the spool has shrunk from {} to {} MiB", large >> 20, octets >> 20);
+                return Some(relay);
+            }
+            if Instant::now() > deadline {
+                let (from, now) = (large >> 20, octets >> 20);
+                let what = format!("after {kills} kills the spool takes {from} MiB, then {now}, and holds {left:?}");
+                self.fail(relay, &what);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Stops the source, waits until all is delivered, and judges. `forget` takes an arrival out of the ledger

@@ -104,26 +104,29 @@ fn a_damaged_content_is_never_sent_and_told() {
     program.stop(&setup);
 }
 
-#[test]
-fn a_damaged_batch_is_quarantined_and_the_rest_is_delivered() {
-    let (mut setup, ledger) = filled("batch");
-    let found = segment_with(&setup, VICTIM);
-    let batch = found.batch();
-    found.damage(batch + 16, 4);
+/// Damages `len` octets of the log at the place that `place` finds, which costs the message there and no other.
+fn damaged_record(name: &str, victim: &str, place: fn(&Found) -> usize) {
+    let (mut setup, ledger) = filled(name);
+    let found = segment_with(&setup, victim);
+    found.damage(place(&found), 4);
     let (code, text) = setup.spool_says("verify");
     println!("{text}");
     assert_eq!(code, 65, "{text}");
-    let place = format!("{} at offset {batch}", found.file_name());
-    assert!(text.contains(&place), "`{place}` is not in: {text}");
-    assert_eq!(setup.spool_says("dump").0, 0);
+    let told = format!("{} at offset ", found.file_name());
+    let line = text.lines().find(|line| line.starts_with("DAMAGED ") && line.contains(&told)).unwrap_or_default();
+    let offset = line.split("at offset ").nth(1).and_then(|rest| rest.split([',', ':']).next()?.parse::<usize>().ok());
+    let batch = found.batch();
+    assert!(offset.is_some_and(|offset| (batch..found.offset).contains(&offset)), "{batch}: {text}");
+    let (code, text) = setup.spool_says("dump");
+    assert_eq!(code, 0, "{text}");
     let (code, text) = setup.spool_says("recover");
     assert_eq!(code, 65, "{text}");
-    assert!(text.matches("waiting ").count() >= MESSAGES - 1, "{text}");
-    // The log kept each message in a batch of its own, since the client waited for each.
-    ledger.forget(VICTIM);
+    // The log has each message in a batch of its own, since the client waited for each.
+    assert_eq!(text.matches("waiting ").count(), MESSAGES - 1 + text.matches(" waiting message").count(), "{text}");
+    ledger.forget(victim);
     let (program, destination) = deliver(&mut setup, &ledger);
-    setup.wait_line(&["error"], &["damaged", &place]);
-    assert_eq!(destination.arrivals(&Ledger::address(VICTIM)), 0);
+    setup.wait_line(&["error"], &["damaged", &told]);
+    assert_eq!(destination.arrivals(&Ledger::address(victim)), 0);
     wait("an empty queue", &setup, || setup.queue_says(&["list"]).1.contains("no message waits").then_some(()));
     program.stop(&setup);
     assert!(found.path.exists(), "what is damaged is kept for the operator");
@@ -132,18 +135,48 @@ fn a_damaged_batch_is_quarantined_and_the_rest_is_delivered() {
 }
 
 #[test]
+fn a_damaged_record_in_a_sealed_segment_is_quarantined_and_the_rest_is_delivered() {
+    // The head of the record stands behind the batch's header.
+    damaged_record("record", VICTIM, |found| found.batch() + 48 + 8);
+}
+
+#[test]
+fn a_damaged_batch_header_below_the_durable_end_is_quarantined_and_the_rest_is_delivered() {
+    // In the segment that was open last there is no footer, so the records are found by their batches.
+    damaged_record("batch", "message-55", |found| found.batch() + 16);
+}
+
+#[test]
+fn a_damaged_batch_header_in_a_sealed_segment_costs_nothing() {
+    let (mut setup, ledger) = filled("sealed-batch");
+    let found = segment_with(&setup, VICTIM);
+    found.damage(found.batch() + 16, 4);
+    let (program, _destination) = deliver(&mut setup, &ledger);
+    program.stop(&setup);
+}
+
+#[test]
 fn a_damaged_footer_costs_nothing() {
     let (mut setup, ledger) = filled("footer");
     let found = segment_with(&setup, VICTIM);
     let trailer = found.bytes.len() - 64;
     assert!(found.bytes[trailer..].starts_with(b"RPFOOTR\x01"), "the segment is sealed");
-    found.damage(trailer + 24, 8);
+    found.damage(trailer - 20, 4);
     let (code, text) = setup.spool_says("verify");
     println!("{text}");
     assert_eq!(code, 65, "{text}");
-    assert!(text.contains(&found.file_name()), "{text}");
+    assert!(text.contains(&found.file_name()) && text.contains("footer"), "{text}");
     let (program, _destination) = deliver(&mut setup, &ledger);
-    setup.wait_line(&["error"], &["damaged", &found.file_name()]);
+    setup.wait_line(&["error"], &["damaged", &found.file_name(), "footer"]);
+    program.stop(&setup);
+}
+
+#[test]
+fn a_footer_whose_end_is_unreadable_costs_nothing() {
+    let (mut setup, ledger) = filled("trailer");
+    let found = segment_with(&setup, VICTIM);
+    found.damage(found.bytes.len() - 64 + 24, 8);
+    let (program, _destination) = deliver(&mut setup, &ledger);
     program.stop(&setup);
 }
 

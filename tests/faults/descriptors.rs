@@ -15,7 +15,7 @@ fn without_descriptors_clients_are_told_and_nothing_is_lost() {
     setup.next_hop = Some(destination.address);
     setup.resources = vec![(libc::RLIMIT_NOFILE, DESCRIPTORS)];
     let mut program = setup.start();
-    setup.wait_line(&["warning"], &["files may be open", "LimitNOFILE="]);
+    setup.wait_line(&["warn"], &["files may be open", "LimitNOFILE="]);
     ledger.send(&setup, "before", 1000).expect("mail is taken");
     ledger.wait_delivered(&setup, &destination);
 
@@ -27,12 +27,12 @@ fn without_descriptors_clients_are_told_and_nothing_is_lost() {
             sessions.push(client);
         } else {
             assert!(greeting.starts_with("421 4.3.2 "), "{greeting}");
-            assert_eq!(client.to_the_end(), "");
+            assert_eq!(client.read_to_end(), "");
             refused += 1;
         }
     }
     assert!(sessions.len() > 10 && refused > 10, "{} sessions, {refused} refused", sessions.len());
-    setup.wait_line(&["error", "warning"], &["cannot be accepted", "LimitNOFILE="]);
+    setup.wait_line(&["error", "warn"], &["cannot be accepted", "LimitNOFILE="]);
     program.must_run(&setup);
 
     // Those who are in go on; a connection to the destination may have no descriptor now, and mail waits.

@@ -15,7 +15,7 @@ fn a_large_message_is_taken_with_a_warning_and_delivered_whole() {
     let program = setup.start();
     let id = ledger.send(&setup, "thirty", 30_000_000).expect("30 MB are taken");
     ledger.wait_delivered(&setup, &destination);
-    let warned = setup.wait_line(&["warning"], &["large_message", &id]);
+    let warned = setup.wait_line(&["warn"], &["large_message", &id]);
     assert!(warned.contains("send a link"), "{warned}");
     program.stop(&setup);
     let left = std::fs::read_dir(setup.spool_directory.join("content")).expect("the spool").count();

@@ -90,7 +90,7 @@ impl Client {
     }
 
     /// Reads to the end of the connection. Gives what came.
-    pub fn to_the_end(&mut self) -> String {
+    pub fn read_to_end(&mut self) -> String {
         let mut rest = Vec::new();
         // A reset is an end, too.
         let _ = (&mut self.input).take(64 << 20).read_to_end(&mut rest);
@@ -118,10 +118,13 @@ fn fingerprint(content: &[u8]) -> (usize, u32) {
     (content.len() - start, crc32c::crc32c(&content[start..]))
 }
 
+/// A message's id, and the length and checksum of its content.
+type Fingerprint = (String, (usize, u32));
+
 /// What was acknowledged, by recipient.
 #[derive(Default)]
 pub struct Ledger {
-    acknowledged: Mutex<HashMap<String, (String, (usize, u32))>>,
+    acknowledged: Mutex<HashMap<String, Fingerprint>>,
 }
 
 impl Ledger {

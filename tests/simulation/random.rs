@@ -54,7 +54,7 @@ impl Random {
         let span = high.saturating_sub(low);
         let roll = self.below(1 << 16);
         // The fourth power keeps the mean at a fifth of the span.
-        let part = (roll * roll >> 16) * (roll * roll >> 16) >> 16;
+        let part = (((roll * roll) >> 16) * ((roll * roll) >> 16)) >> 16;
         low + ((u128::from(span) * u128::from(part)) >> 16) as u64
     }
 }

@@ -3,8 +3,8 @@
 //! Several writes may be in flight. A sync makes durable only the contiguous prefix of batches whose writes were
 //! answered before the sync was given out, and segments settle in order, so "durable up to here" never skips anything.
 //! An error is final for its segment: what was durable before stays, the rest of it and of segments begun after it is
-//! void, and a cut record, the first in the next segment, says so, since the failed bytes may be on disk all the same. A failed sync is never tried again: the
-//! kernel may have dropped the pages and would report success.
+//! void, and a cut record, the first in the next segment, says so, since the failed bytes may be on disk all the same.
+//! A failed sync is never tried again: the kernel may have dropped the pages and would report success.
 
 use super::reclaim::{Kept, Tally};
 use super::{Call, Log, LogEvent, LogFull, Position, Who};

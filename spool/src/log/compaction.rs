@@ -1,8 +1,9 @@
 //! Moving survivors out of a sparse segment: one segment at a time, a bounded number of messages under way.
 //!
-//! For each message the owner is asked for its state, the record is read, and it is appended again with its states folded
-//! in; if an outcome was appended meanwhile, the owner is asked once more, so that the fold and its place in the order of
-//! records agree. Fails by stopping: what was not moved stays in its place, and the segment is looked at again later.
+//! For each message the owner is asked for its state, the record is read, and it is appended again with its states
+//! folded in; if an outcome was appended meanwhile, the owner is asked once more, so that the fold and its place in the
+//! order of records agree. Fails by stopping: what was not moved stays in its place, and the segment is looked at again
+//! later.
 
 use super::commit::{Held, What};
 use super::config::RECLAIM_RETRY_MS;

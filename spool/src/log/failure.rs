@@ -1,5 +1,5 @@
-//! What follows when a write or a sync failed: messages are reported, outcomes and notes wait to be appended again, and a
-//! cut record says where the failed segments really end. Records that find no room wait here too, in order.
+//! What follows when a write or a sync failed: messages are reported, outcomes and notes wait to be appended again, and
+//! a cut record says where the failed segments really end. Records that find no room wait here too, in order.
 
 use super::commit::{Again, Held, OpenSegment, What};
 use super::config::{FAILURE_PAUSE_MS, FAILURE_PAUSE_MS_MAX};

@@ -6,8 +6,8 @@
 //! its moves are durable. So neither old deferrals nor one slow message pin the disk. Reads under way, writes whose
 //! answers are outstanding, and moves that the owner has not seen yet keep a segment.
 //!
-//! Not for deciding whether a message is live: the owner is asked. Fails by waiting: a segment that cannot be emptied or
-//! recycled is tried again later.
+//! Not for deciding whether a message is live: the owner is asked. Fails by waiting: a segment that cannot be emptied
+//! or recycled is tried again later.
 
 use super::config::{MESSAGE_OVERHEAD, RECLAIM_RETRY_MS, RECYCLES_MAX};
 use super::{Call, HashSet, Log, LogEvent};

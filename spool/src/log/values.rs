@@ -90,7 +90,8 @@ pub enum LogEvent {
         /// The operation that [`crate::Log::spill`] returned.
         op: OpId,
     },
-    /// Spilled content is complete and durable, or failed. Comes once; after an error call [`crate::Log::remove_spill`].
+    /// Spilled content is complete and durable, or failed. Comes once; after an error call
+    /// [`crate::Log::remove_spill`].
     Spilled {
         /// The message.
         id: u64,
@@ -110,8 +111,8 @@ pub enum LogEvent {
         content: ContentRef,
     },
     /// A segment from before the start is durably gone. Where there are several shards, call
-    /// [`crate::Log::note_recycled`] of all the others: after a change of the number of shards their segments may wait for
-    /// it. Not doing so only keeps such segments until the next start.
+    /// [`crate::Log::note_recycled`] of all the others: after a change of the number of shards their segments may wait
+    /// for it. Not doing so only keeps such segments until the next start.
     Recycled {
         /// Which.
         segment: SegmentId,

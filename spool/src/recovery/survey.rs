@@ -50,6 +50,10 @@ impl<'a> Recovery<'a> {
         let mut plan = Plan { id, damaged: false, how: How::Nothing, cut: None };
         let mut reader = match Reader::open(self.disk, FileId::Segment(id), WINDOW_SCAN) {
             Ok(reader) => reader,
+            // Whoever uses the spool meanwhile has recycled it since it was listed: nothing in it was needed any more.
+            Err(error) if self.purpose == Purpose::Verify && error.kind() == std::io::ErrorKind::NotFound => {
+                return plan;
+            }
             Err(error) => {
                 self.damage(id, 0, 0, &format!("cannot be opened: {error}"));
                 return Plan { damaged: true, how: How::Lost, ..plan };

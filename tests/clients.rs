@@ -1,0 +1,37 @@
+//! Other programs and the real binary: mail that comes in from them and goes out to them, byte for byte but for trace
+//! headers in front. See docs/TESTING.md.
+//!
+//! Each test starts its own relay on free loopback ports with a spool of its own, waits only for what it can see (a
+//! log line, an arrival, an answer of the admin interface) and ends everything it started. A missing program makes
+//! its tests print a line that begins with `SKIPPED:` and names the package; with `RINGPOST_CLIENTS_STRICT=1`, as
+//! bin/test sets it, they fail instead.
+
+#[path = "clients/bodies.rs"]
+mod bodies;
+#[path = "clients/destinations.rs"]
+mod destinations;
+#[path = "clients/direct.rs"]
+mod direct;
+#[path = "clients/dns.rs"]
+mod dns;
+#[path = "clients/operator.rs"]
+mod operator;
+#[path = "clients/postfix.rs"]
+mod postfix;
+#[path = "clients/programs.rs"]
+mod programs;
+#[path = "clients/relay.rs"]
+mod relay;
+#[path = "clients/senders.rs"]
+mod senders;
+#[path = "clients/sink.rs"]
+mod sink;
+#[path = "clients/smtplib.rs"]
+mod smtplib;
+#[path = "clients/with_postfix.rs"]
+mod with_postfix;
+
+use std::time::Duration;
+
+/// The longest wait for one thing. Nothing waits that long unless it fails: seven may share this machine's two cores.
+const PATIENCE: Duration = Duration::from_secs(60);
