@@ -296,6 +296,11 @@ impl Log {
         !self.something_waits() && self.place_would_do(record::outcome_record_len(4096), Who::Outcome)
     }
 
+    /// The last position given out: when this is durable, everything appended so far is.
+    pub fn position(&self) -> Position {
+        Position(self.position)
+    }
+
     /// The end of a turn: writes the open batch if no write or sync is in flight or if it holds outcomes, else lets it
     /// grow; begins a sync if one is due; lets reclaim take a step. A `now_ms` that goes back counts as the last one.
     pub fn flush(&mut self, now_ms: u64) {

@@ -250,7 +250,7 @@ impl Core {
                 LogEvent::Spilled { id, result } => self.content_spilled(MessageId(id), result.is_err(), now),
                 LogEvent::SpillProgress { id, .. } => self.spill_progress(MessageId(id)),
                 LogEvent::WantState { id } => self.tell_state(MessageId(id)),
-                LogEvent::Moved { id, content } => self.message_moved(MessageId(id), content, now),
+                LogEvent::Moved { id, content } => self.message_moved(MessageId(id), content),
                 LogEvent::Recycled { segment } => self.tell_recycled(segment),
                 LogEvent::Trouble(text) => self.notice(Severity::Error, text),
                 LogEvent::SpaceLow => {

@@ -322,10 +322,17 @@ impl Core {
     }
 
     /// A message's record lies elsewhere from now on.
-    pub(super) fn message_moved(&mut self, id: MessageId, content: ContentRef, now: Now) {
-        if let Some(at) = self.moving_notifications.iter().position(|pending| pending.id == id) {
-            let pending = self.moving_notifications.swap_remove(at);
-            self.message_durable(Pending { content, ..pending }, now);
+    pub(super) fn message_moved(&mut self, id: MessageId, content: ContentRef) {
+        let is_it = |pending: &Pending| pending.id == id && pending.origin.is_none();
+        let moving = self.moving_notifications.iter().position(is_it);
+        let pending = match moving {
+            Some(at) => Some(self.moving_notifications.swap_remove(at)),
+            None => self.storing.iter().position(is_it).and_then(|at| self.storing.remove(at)),
+        };
+        if let Some(pending) = pending {
+            // Appended again, not durable yet: it waits for everything that is appended by now.
+            let position = self.log.position();
+            self.storing.push_back(Pending { content, position, ..pending });
         } else if let Some(slot) = self.queue.find(id) {
             self.queue.update_content(slot, content.into());
         }
