@@ -5,7 +5,7 @@
 use crate::world::World;
 use crate::world::geography::Zone;
 use crate::world::ledger::{Arrival, End, Entry, Ledger, Told, What, Whom};
-use crate::world::plan::{Plan, Stop};
+use crate::world::plan::{Plan, Stop, Trouble};
 use crate::world::random::{MS, Ns, S};
 use ringpost_spool::Disk;
 use std::collections::{BTreeMap, BTreeSet};
@@ -300,7 +300,9 @@ fn judge_rest(world: &mut World, found: &mut Vec<String>) {
         }
     }
     let contents = world.disk.contents().unwrap_or_default();
-    if !contents.is_empty() && world.damaged == 0 {
+    // A file that could not be removed stays until the next start.
+    let stuck = world.plan.windows.iter().any(|window| matches!(window.trouble, Trouble::NameErrors(_)));
+    if !contents.is_empty() && world.damaged == 0 && !stuck {
         found.push(format!("{} content files are left: {contents:x?}", contents.len()));
     }
     if world.clients.iter().any(|client| !client.done) {
