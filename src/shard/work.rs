@@ -28,9 +28,26 @@ pub(super) struct Work {
     pub(super) content: ContentRef,
     /// The beginning of the content, for a report.
     pub(super) head: Option<Bytes>,
+    /// Of content that goes out piece by piece: octets given to the protocol, and their CRC-32C.
+    pub(super) given: u32,
+    pub(super) sum: u32,
     pub(super) began: Instant,
     /// Waits for its content.
     pub(super) transaction: Option<Transaction>,
+}
+
+/// What is said of content that is not what was stored.
+const DAMAGED: &str = "the stored content is damaged (its checksum differs)";
+
+impl Work {
+    /// Takes note of the next piece of streamed content. True when it is the last one and the whole is not what was
+    /// stored; the spool itself can compare only what it reads at once.
+    fn is_damaged_by(&mut self, piece: &Bytes) -> bool {
+        self.head.get_or_insert_with(|| piece.clone());
+        self.given = self.given.saturating_add(piece.len() as u32);
+        self.sum = crc32c::crc32c_append(self.sum, piece);
+        self.given >= self.content.len && self.sum != self.content.crc
+    }
 }
 
 #[derive(Debug)]
@@ -66,8 +83,11 @@ impl Core {
         if outbound.phase == Phase::Fetching(op) {
             self.begin(&mut outbound, bytes, now);
         } else {
-            if let Some(work) = outbound.work.as_mut() {
-                work.head.get_or_insert_with(|| bytes.clone());
+            if outbound.work.as_mut().is_some_and(|work| work.is_damaged_by(&bytes)) {
+                // Its last piece is held back, so that the peer never has the whole of it.
+                self.content_unreadable(&mut outbound, DAMAGED, now);
+                self.drive(outbound, now);
+                return;
             }
             outbound.client.provide_content(bytes, now.instant);
         }
@@ -147,6 +167,8 @@ impl Core {
             recipients: pick.recipients,
             content,
             head: None,
+            given: 0,
+            sum: 0,
             began: now.instant,
             transaction: Some(transaction),
         };
@@ -247,6 +269,8 @@ fn guest_work(lease: Lease, now: Now) -> (Box<Work>, Option<Vec<Bytes>>) {
         recipients: lease.recipients,
         content: lease.content,
         head: None,
+        given: 0,
+        sum: 0,
         began: now.instant,
         transaction: Some(lease.transaction),
     };
