@@ -1,7 +1,8 @@
 //! The whole program but src/io, run in simulated worlds: seeds with troubles of every kind, the same seed twice, faults
 //! planted on purpose, and one scenario for each trouble that operators know. See docs/TESTING.md, "Simulation".
 //!
-//! RINGPOST_SIM_SEEDS=n runs so many seeds instead of 60; RINGPOST_SIM_SEED=n runs one and prints its whole trace.
+//! RINGPOST_SIM_SEEDS=n runs so many seeds instead of 60, from RINGPOST_SIM_FIRST on; RINGPOST_SIM_SEED=n runs one and
+//! prints its whole trace.
 
 #[path = "simulation/mod.rs"]
 mod world;
@@ -32,7 +33,8 @@ fn every_acknowledged_recipient_ends_once_whatever_happens() {
     }
     let seeds = number_from("RINGPOST_SIM_SEEDS").unwrap_or(SEEDS);
     let mut failed = Vec::new();
-    for seed in 1..=seeds {
+    let first = number_from("RINGPOST_SIM_FIRST").unwrap_or(1);
+    for seed in first..first + seeds {
         let outcome = run_seed(seed, kind_of(seed), None);
         if !outcome.is_good() {
             if failed.is_empty() {
@@ -62,6 +64,10 @@ fn every_planted_fault_is_found() {
     let only = std::env::var("RINGPOST_SIM_FAULT").ok();
     for (planted, kind) in Planted::ALL {
         if only.as_ref().is_some_and(|only| *only != format!("{planted:?}")) {
+            continue;
+        }
+        if let Some(seed) = number_from("RINGPOST_SIM_SEED") {
+            run(Plan::new(seed, kind), Some(planted), true).print();
             continue;
         }
         let found = (1..=SEEDS_PER_FAULT).find_map(|seed| {

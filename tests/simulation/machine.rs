@@ -359,8 +359,7 @@ impl World {
         if self.shard(epoch, shard).is_none() {
             return;
         }
-        if let Some(mut done) = self.disk.complete_one_of(shard) {
-            self.plant_in_done(&mut done);
+        if let Some(done) = self.disk.complete_one_of(shard) {
             self.disk_done(shard, done);
         }
     }

@@ -65,7 +65,7 @@ impl World {
         let epoch = self.epoch;
         self.trace.line(self.now, format_args!("start {epoch} with {shards} shards"));
         if let Some(damaged) = self.plan.damage.filter(|_| epoch > 1 && self.damaged == 0) {
-            self.damage_a_segment(damaged);
+            self.damage_something(damaged);
         }
         let snapshot = match Snapshot::take(&self.disk) {
             Ok(snapshot) => snapshot,
@@ -189,19 +189,22 @@ impl World {
     }
 
     /// Flips a byte of the first message that still waits.
-    fn damage_a_segment(&mut self, damaged: Damaged) {
-        for segment in self.disk.segments().unwrap_or_default() {
-            let file = FileId::Segment(segment);
+    fn damage_something(&mut self, damaged: Damaged) {
+        let segments = self.disk.segments().unwrap_or_default().into_iter().map(FileId::Segment);
+        let contents = self.disk.contents().unwrap_or_default().into_iter().map(FileId::Content);
+        let files: Vec<FileId> = if damaged == Damaged::File { contents.collect() } else { segments.collect() };
+        for file in files {
             let bytes = self.disk.bytes(file).unwrap_or_default();
             let Some((trace, token)) = self.waiting_message(&bytes) else { continue };
             // The envelope stands before the content that begins with our trace header.
             let at = match damaged {
                 Damaged::Content => token + 4,
                 Damaged::Record => trace - 8,
+                Damaged::File => bytes.len() / 2,
             };
             self.disk.damage(file, at as u64, 0x55);
             self.damaged += 1;
-            self.trace.line(self.now, format_args!("segment {segment} is damaged at {at}"));
+            self.trace.line(self.now, format_args!("{file:?} is damaged at {at}"));
             return;
         }
     }

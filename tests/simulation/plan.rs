@@ -188,6 +188,8 @@ pub enum Damaged {
     Content,
     /// The record that says whose message it is.
     Record,
+    /// Content in a file of its own.
+    File,
 }
 
 /// Which kind of world: faults are found faster where they matter.
@@ -195,8 +197,8 @@ pub enum Damaged {
 pub enum Kind {
     /// A bit of everything.
     Mixed,
-    /// Nothing goes wrong but what the scenario adds.
-    Calm,
+    /// Nothing goes wrong but what a scenario adds, and messages of hundreds of kilobytes.
+    Large,
     /// Many power cuts.
     PowerCuts,
     /// Small segments and much mail, so that segments are recycled often.
@@ -207,10 +209,10 @@ impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64, kind: Kind) -> Plan {
         let mut random = Random::new(seed ^ 0x7269_6e67_706f_7374);
-        let calm = kind == Kind::Calm;
+        let calm = kind == Kind::Large;
         let geography = Geography::new(&mut random, calm);
         let active = random.range(40, 200) * S;
-        let large = !calm && kind != Kind::Churn && random.chance(250);
+        let large = calm || ( kind != Kind::Churn && random.chance(250));
         let settings = geography::settings(&mut random, large, kind == Kind::Churn);
         let stops = stops(&mut random, active, kind);
         let windows = if calm { Vec::new() } else { windows(&mut random, active, &geography, kind) };
@@ -264,7 +266,7 @@ impl Plan {
 
 fn stops(random: &mut Random, active: Ns, kind: Kind) -> Vec<(Ns, Stop)> {
     let (count, choices): (u64, &[Stop]) = match kind {
-        Kind::Calm => (0, &[Stop::Kill]),
+        Kind::Large => (0, &[Stop::Kill]),
         Kind::PowerCuts => (random.range(2, 5), &[Stop::Power]),
         Kind::Churn => (random.range(2, 5), &[Stop::Kill, Stop::Power, Stop::Graceful]),
         Kind::Mixed if random.chance(200) => (0, &[Stop::Kill]),

@@ -34,8 +34,8 @@ pub enum Planted {
     WriteLost,
     /// What recovery found is lost in part.
     RecoveredLost,
-    /// Bytes that were read are not those on the disk.
-    ReadWrong,
+    /// The answer to a lease comes without what was decided.
+    OutcomeLost,
 }
 
 impl Planted {
@@ -51,7 +51,7 @@ impl Planted {
         (Planted::PermitsNotShared, Kind::Mixed),
         (Planted::WriteLost, Kind::PowerCuts),
         (Planted::RecoveredLost, Kind::Mixed),
-        (Planted::ReadWrong, Kind::Mixed),
+        (Planted::OutcomeLost, Kind::Mixed),
     ];
 
     /// Tells the spool, which plants some of them itself.
@@ -89,43 +89,24 @@ impl World {
         self.after(MS / 100, crate::world::Event::Forged { epoch, shard, done });
     }
 
-    /// Spoils what was read.
-    pub fn plant_in_done(&mut self, done: &mut DiskDone) {
-        if self.has_planted(Planted::ReadWrong)
-            && let Ok(bytes) = &done.result
-            && bytes.len() > 300
-        {
-            let mut wrong = bytes.to_vec();
-            let at = wrong.len() - 1 - self.random.below(200) as usize;
-            wrong[at] ^= 1;
-            done.result = Ok(wrong.into());
-        }
-    }
-
     /// Messages between shards pass by here.
     pub fn plant_in_post(&mut self, from: u8, to: u8, message: ToShard) -> Option<ToShard> {
-        match (self.planted, &message) {
+        match (self.planted, message) {
             (Some(Planted::LostPost), ToShard::Lease(_) | ToShard::LeaseEnded(_)) if self.random.chance(300) => {
                 self.trace.line(self.now, format_args!("planted: a message from s{from} to s{to} is lost"));
-                return None;
+                None
             }
             (Some(Planted::AnsweredTwice), ToShard::LeaseEnded(ended)) => {
-                let LeaseEnded { by, slot, id, site, recipients, outcomes, not_before } = &**ended;
-                let again = LeaseEnded {
-                    by: *by,
-                    slot: *slot,
-                    id: *id,
-                    site: *site,
-                    recipients: recipients.clone(),
-                    outcomes: outcomes.clone(),
-                    not_before: *not_before,
-                };
                 self.trace.line(self.now, format_args!("planted: s{from} answers s{to} twice"));
-                self.put_mail(to, ToShard::LeaseEnded(Box::new(again)), MS);
+                self.put_mail(to, ToShard::LeaseEnded(Box::new(copy(&ended))), MS);
+                Some(ToShard::LeaseEnded(ended))
             }
-            _ => {}
+            (Some(Planted::OutcomeLost), ToShard::LeaseEnded(ended)) if self.random.chance(300) => {
+                self.trace.line(self.now, format_args!("planted: s{from} forgets what it answers s{to}"));
+                Some(ToShard::LeaseEnded(Box::new(LeaseEnded { outcomes: Vec::new(), ..*ended })))
+            }
+            (_, message) => Some(message),
         }
-        Some(message)
     }
 
     /// Turns end here, or not.
@@ -157,5 +138,18 @@ impl World {
         if let Some(permits) = permits {
             process.leaked = permits.connect();
         }
+    }
+}
+
+fn copy(ended: &LeaseEnded) -> LeaseEnded {
+    let LeaseEnded { by, slot, id, site, recipients, outcomes, not_before } = ended;
+    LeaseEnded {
+        by: *by,
+        slot: *slot,
+        id: *id,
+        site: *site,
+        recipients: recipients.clone(),
+        outcomes: outcomes.clone(),
+        not_before: *not_before,
     }
 }

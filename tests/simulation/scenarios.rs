@@ -9,9 +9,9 @@ use crate::world::run::{Outcome, run};
 /// Seeds for each scenario.
 const SEEDS: u64 = 5;
 
-/// A plan in which nothing goes wrong, with much mail and small segments.
-fn quiet_plan(seed: u64) -> Plan {
-    let mut plan = Plan::new(seed, Kind::Churn);
+/// A plan in which nothing goes wrong.
+fn quiet_plan(seed: u64, kind: Kind) -> Plan {
+    let mut plan = Plan::new(seed, kind);
     plan.windows.clear();
     plan.stops.clear();
     plan.jumps.clear();
@@ -23,20 +23,23 @@ fn quiet_plan(seed: u64) -> Plan {
     plan
 }
 
-/// Runs a scenario with several seeds.
+/// Runs a scenario with several seeds: much mail, and small segments.
 fn each(change: impl Fn(&mut Plan), judge: impl Fn(&Outcome)) {
+    each_of(Kind::Churn, change, judge);
+}
+
+fn each_of(kind: Kind, change: impl Fn(&mut Plan), judge: impl Fn(&Outcome)) {
     for seed in 1..=SEEDS {
-        let mut plan = quiet_plan(seed);
+        let mut plan = quiet_plan(seed, kind);
         change(&mut plan);
-        let outcome = run(plan, None, false);
-        if !outcome.is_good() {
-            outcome.print();
-        }
-        judge(&outcome);
+        judge(&run(plan, None, false));
     }
 }
 
 fn assert_good(outcome: &Outcome) {
+    if !outcome.is_good() {
+        outcome.print();
+    }
     assert!(outcome.is_good(), "seed {}: {:?}", outcome.seed, outcome.violations);
 }
 
@@ -171,6 +174,21 @@ fn damaged_content_is_never_sent() {
             assert!(ends(outcome, What::Delivered) > 0);
         },
     );
+}
+
+#[test]
+fn a_damaged_content_file_is_never_sent_whole() {
+    let told = std::cell::Cell::new(0);
+    each_of(
+        Kind::Large,
+        |plan| with_damage(plan, Damaged::File),
+        |outcome| {
+            assert_good(outcome);
+            let unreadable = |text: &&String| text.contains("cannot be read from the spool");
+            told.set(told.get() + outcome.world.ledger.notices.iter().filter(unreadable).count());
+        },
+    );
+    assert!(told.get() > 0, "the operator is told, where the content was wanted at all");
 }
 
 #[test]
