@@ -67,6 +67,9 @@ pub const SWEEP_SHARE: usize = 50;
 pub const FIRST_SEGMENT_TIME: Duration = Duration::from_secs(5);
 /// How long a stop waits for transactions under way.
 pub const DRAIN_TIME: Duration = Duration::from_secs(20);
+/// How long a shard stays once every shard stops: mailboxes are emptied in each turn, so that what was lent before has
+/// come out by then.
+pub const STOP_LINGER: Duration = Duration::from_millis(100);
 
 const _: () = assert!(SPILL_CHUNK.is_multiple_of(4096));
 const _: () = assert!(

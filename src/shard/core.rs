@@ -109,6 +109,8 @@ pub struct Core {
     pub(super) unsent_answers: Vec<(u8, Box<LeaseEnded>)>,
     /// Since when the shard is stopping.
     pub(super) stopping: Option<Instant>,
+    /// Since when every shard is.
+    pub(super) all_stop_since: Option<Instant>,
     pub(super) recovering: bool,
     /// The sync under way, for the metrics.
     sync_began: Option<(OpId, Instant)>,
@@ -180,6 +182,7 @@ impl Core {
             unsent_reports: VecDeque::new(),
             unsent_answers: Vec::new(),
             stopping: None,
+            all_stop_since: None,
             recovering,
             sync_began: None,
             unannounced: None,

@@ -13,24 +13,37 @@ use crate::shard::message::{Lease, LeaseEnded, ToShard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How much each shard has to do, for the others to see.
+/// How much each shard has to do, for the others to see, and how many of them stop.
 #[derive(Debug)]
-pub struct Loads(Vec<AtomicU32>);
+pub struct Loads {
+    ready: Vec<AtomicU32>,
+    stopping: AtomicU32,
+}
 
 impl Loads {
     /// Of so many shards.
     pub fn new(shards: u8) -> Loads {
-        Loads((0..shards).map(|_| AtomicU32::new(0)).collect())
+        Loads { ready: (0..shards).map(|_| AtomicU32::new(0)).collect(), stopping: AtomicU32::new(0) }
     }
 
     fn publish(&self, shard: u8, ready: u32) {
-        self.0[usize::from(shard)].store(ready, Ordering::Relaxed);
+        self.ready[usize::from(shard)].store(ready, Ordering::Relaxed);
+    }
+
+    /// One more shard stops: it lends nothing from here on.
+    pub(super) fn note_stopping(&self) {
+        self.stopping.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether every shard stops, so that no new lease can come.
+    pub(super) fn all_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire) as usize >= self.ready.len()
     }
 
     /// The least loaded of the other shards, if it has much less to do than `shard`.
     fn helper_for(&self, shard: u8, ready: u32) -> Option<u8> {
         let (least, load) = self
-            .0
+            .ready
             .iter()
             .enumerate()
             .filter(|(other, _)| *other != usize::from(shard))

@@ -5,7 +5,7 @@ use crate::envelope::Envelope;
 use crate::event::Severity;
 use crate::id::MessageId;
 use crate::io::handler::{Command, ConnId};
-use crate::limits::{DRAIN_TIME, FIRST_SEGMENT_TIME};
+use crate::limits::{DRAIN_TIME, FIRST_SEGMENT_TIME, STOP_LINGER};
 use crate::queue::{Disposition, Fate, NewMessage, RecoveredState, Slot};
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
@@ -95,6 +95,7 @@ impl Core {
             return;
         }
         self.stopping = Some(now.instant);
+        self.loads.note_stopping();
         self.return_all_guests(now.instant);
         self.commands.push_back(Command::StopListening);
         let open: Vec<(ConnId, bool)> = (0..self.connections.places())
@@ -137,12 +138,25 @@ impl Core {
         if late && !quiet {
             self.close_all();
         }
-        if quiet && self.reports.none_open() && self.log.is_idle() {
+        if quiet && self.reports.none_open() && self.log.is_idle() && self.none_lends_to_us(now) {
             self.set_stopped();
             let shard = self.shard;
             self.report(Report::State { shard, state: ShardState::Stopped });
             self.commands.push_back(Command::Exit);
         }
+    }
+
+    /// Whether no other shard can have lent something that is not answered: each of them stops, and what they sent
+    /// before that has had time to come out of the mailbox. Who left earlier would take the answers with him.
+    fn none_lends_to_us(&mut self, now: Now) -> bool {
+        if self.shards == 1 {
+            return true;
+        }
+        if !self.loads.all_stopping() {
+            return false;
+        }
+        let since = *self.all_stop_since.get_or_insert(now.instant);
+        now.instant.since(since) >= STOP_LINGER
     }
 
     fn close_all(&mut self) {
