@@ -383,7 +383,9 @@ impl World {
         let epoch = self.epoch;
         self.trace.line(self.now, format_args!("s{from} posts to s{to}: {}", shown_message(&message)));
         let Some(message) = self.plant_in_post(from, to, message) else { return };
-        let refused = self.random.chance(self.plan.rates.mailbox);
+        // Its place was reserved with the lease.
+        let reserved = matches!(message, ToShard::LeaseEnded(_));
+        let refused = !reserved && self.random.chance(self.plan.rates.mailbox);
         let waits = self.random.skewed(US, MS);
         if refused || self.process.as_ref().is_none_or(|process| usize::from(to) >= process.shards.len()) {
             self.trace.line(self.now, format_args!("s{to} has no room"));

@@ -2,8 +2,8 @@
 //! and that nothing acknowledged is lost. The seeds of simulation.rs mix all of them; here the answer itself is shown.
 
 use crate::world::ledger::{Told, What};
-use crate::world::plan::{Damaged, Kind, Plan, Rates, Stop, Trouble, Window};
-use crate::world::random::Ns;
+use crate::world::plan::{Damaged, Kind, Manner, MessagePlan, Plan, Rates, RecipientPlan, Stop, Trouble, Window};
+use crate::world::random::{MS, Ns};
 use crate::world::run::{Outcome, run};
 
 /// Seeds for each scenario.
@@ -151,6 +151,74 @@ fn without_descriptors_mail_waits_and_sessions_go_on() {
             assert!(acknowledged_after(outcome, window.to) > 0, "seed {}: clients are let in again", outcome.seed);
         },
     );
+}
+
+#[test]
+fn a_stop_in_good_order_ends_and_repeats_nothing() {
+    each(
+        |plan| {
+            plan.shards = vec![4];
+            for step in 1..8 {
+                let at = plan.active * step / 8;
+                plan.stops.push((at, Stop::Graceful));
+                // All that comes in this part comes just before.
+                let part = plan.active / 8;
+                for session in plan.sessions.iter_mut().filter(|s| s.at <= at && s.at + part > at) {
+                    session.at = at.saturating_sub(session.at % (300 * MS));
+                }
+            }
+        },
+        |outcome| {
+            assert_good(outcome);
+            assert!(outcome.world.epoch > 1, "seed {}: it was stopped {} times", outcome.seed, outcome.world.epoch - 1);
+        },
+    );
+}
+
+#[test]
+fn a_stop_in_good_order_ends_though_the_disk_is_full() {
+    each(
+        |plan| {
+            plan.windows.push(Window { from: plan.active / 4, to: plan.active * 4, trouble: Trouble::DiskFull });
+            plan.active *= 4;
+            plan.stops.push((plan.active / 8, Stop::Graceful));
+        },
+        assert_good,
+    );
+}
+
+#[test]
+fn an_idle_shard_helps_a_loaded_one() {
+    let helped = std::cell::Cell::new(0);
+    each(
+        |plan| {
+            plan.shards = vec![2];
+            // Hundreds of recipients at one site, on the shard of one client.
+            plan.sessions.truncate(1);
+            let session = &mut plan.sessions[0];
+            session.manner = Manner::Pipelined;
+            let template = session.messages[0].clone();
+            session.messages = (1..=9).map(|token| crowd(&template, token)).collect();
+        },
+        |outcome| {
+            assert_good(outcome);
+            helped.set(helped.get() + outcome.world.metrics.iter().map(|metrics| metrics.leases_taken).sum::<u64>());
+        },
+    );
+    assert!(helped.get() > 0, "nobody helped");
+}
+
+/// A message to a hundred recipients at one site.
+fn crowd(template: &MessagePlan, token: u32) -> MessagePlan {
+    let recipient = |n| RecipientPlan { address: format!("r{n}.t{token}@two.test"), notify: None };
+    MessagePlan {
+        token,
+        sender: Some(format!("s.t{token}@senders.test")),
+        recipients: (0..100).map(recipient).collect(),
+        eight_bit: false,
+        utf8: false,
+        ..template.clone()
+    }
 }
 
 /// All mail waits, then the process is killed and a byte flips.
