@@ -39,7 +39,7 @@ pub const LEASES_PER_SHARD: u32 = 64;
 pub const MAILBOX_CAPACITY: usize = 64 * 1024;
 /// Of these, how many the control thread may use.
 pub const MAILBOX_FOR_CONTROL: usize = 4096;
-/// Places in a shard's mailbox for hints of other shards that may be lost (a permit is free).
+/// Places in a shard's mailbox for hints of other shards that may be lost (a permit is free, or wanted).
 pub const MAILBOX_FOR_HINTS: usize = 1024;
 /// Reports of all shards that wait for the control thread: a pause of its own of some 100 ms under full load.
 pub const CONTROL_INBOX: usize = 16 * 1024;
@@ -65,6 +65,9 @@ pub const SLOW_TICKS: u64 = 50;
 pub const SWEEP_SHARE: usize = 50;
 /// How long a start waits for the spool's first segment before it counts as done all the same.
 pub const FIRST_SEGMENT_TIME: Duration = Duration::from_secs(5);
+/// How long a connection without work is kept although another shard waits for one: longer than the pause between two
+/// messages under load, shorter than anybody notices.
+pub const IDLE_YIELD: Duration = Duration::from_millis(50);
 /// How long a stop waits for transactions under way.
 pub const DRAIN_TIME: Duration = Duration::from_secs(20);
 /// How long a shard stays once every shard stops: mailboxes are emptied in each turn, so that what was lent before has

@@ -149,7 +149,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     let services = Services::bind(config)?;
 
     let settings = Arc::new(config::settings::settings(config, services.sandbox_address()));
-    let registry = SiteRegistry::new(Arc::clone(&settings));
+    let registry = SiteRegistry::new(Arc::clone(&settings), shards);
     let disk = StdDisk::open(directory.path()).map_err(|cause| ServeError::Spool(cause.to_string()))?;
     let snapshot = Snapshot::take(&disk).map_err(|cause| ServeError::Spool(cause.to_string()))?;
     let plan = ShardPlan {

@@ -163,7 +163,7 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
     let parts = ControlParts {
         shards,
         inbox,
-        registry: SiteRegistry::new(settings),
+        registry: SiteRegistry::new(settings, shards),
         resolver: Resolver::new(&dns).unwrap(),
         log: EventLog::new(log::LogFormat::Human, log::LogLevel::Info, LogOutput::new(sink)),
         admin: UnixListener::bind(&socket).unwrap(),

@@ -12,6 +12,11 @@ const RINGS: u64 = 3;
 /// With fewer open files a warning is due: each session and each delivery takes one.
 const OPEN_FILES_WANTED: u64 = 65_536;
 
+/// What the process keeps open itself: log, control socket, DNS, HTTP.
+const OPEN_FILES_BASE: u64 = 32;
+/// What a shard keeps open: rings, wake-ups, listeners, segments; and some sessions, else it would be of no use.
+const OPEN_FILES_PER_SHARD: u64 = 32;
+
 /// Why the program cannot run here; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -36,6 +41,19 @@ pub enum ProbeError {
     /// Something else.
     #[error("io_uring does not work here: {0}; check the kernel log")]
     IoUring(io::Error),
+    /// So few files may be open that the program could not even keep its own.
+    #[error(
+        "only {have} files may be open and {shards} shards need {need} for themselves and some sessions: set LimitNOFILE=65536 \
+         in the service, or `ulimit -n 65536`"
+    )]
+    OpenFiles {
+        /// What it is.
+        have: u64,
+        /// What is needed.
+        need: u64,
+        /// For how many shards.
+        shards: usize,
+    },
     /// The limit of locked memory is too low.
     #[error(
         "the limit on locked memory is {have} KiB and {need} KiB are needed for {shards} shards: set LimitMEMLOCK=infinity \
@@ -69,7 +87,11 @@ pub struct Machine {
 pub fn probe(shards: usize, io_memory: usize) -> Result<Machine, ProbeError> {
     probe_io_uring()?;
     probe_locked_memory(shards, io_memory)?;
-    let open_files = raise(libc::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    let open_files = raise(libc::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let need = OPEN_FILES_BASE + OPEN_FILES_PER_SHARD * shards as u64;
+    if open_files < need {
+        return Err(ProbeError::OpenFiles { have: open_files, need, shards });
+    }
     let mut warnings = Vec::new();
     if open_files < OPEN_FILES_WANTED {
         warnings.push(format!(

@@ -1,5 +1,6 @@
 //! The shard's table of connections: gives out ids, finds a connection by its id, and tells a stale id from a live one.
 
+use crate::clock::Instant;
 use crate::io::handler::ConnId;
 use crate::shard::egress::Outbound;
 use crate::shard::ingress::Inbound;
@@ -95,6 +96,14 @@ impl Connections {
             .get(id.index as usize)
             .filter(|place| place.used && place.generation == id.generation)
             .and_then(|place| place.conn.as_ref())
+    }
+
+    /// Since when one of ours has had no work, if it has none.
+    pub fn idle_since(&self, id: ConnId) -> Option<Instant> {
+        match self.get(id)? {
+            Conn::Outbound(outbound) => outbound.idle_since(),
+            Conn::Inbound(_) => None,
+        }
     }
 
     /// Gives up the id; what was still in its place comes back.

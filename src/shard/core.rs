@@ -443,7 +443,7 @@ impl Handler for Core {
             ToShard::Shutdown => self.shut_down(now),
             ToShard::Lease(lease) => self.lease_taken(lease, now),
             ToShard::LeaseEnded(ended) => self.lease_ended(*ended, now),
-            ToShard::PermitFreed { site } => self.touch(SiteId(site)),
+            ToShard::PermitFreed { site } | ToShard::PermitWanted { site } => self.touch(SiteId(site)),
             ToShard::Recycled(segment) => self.log.note_recycled(segment),
         }
     }

@@ -57,6 +57,14 @@ impl Outbound {
     pub fn site(&self) -> SiteId {
         self.site
     }
+
+    /// Since when it has had no work, if it has none.
+    pub fn idle_since(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Idle(since) => Some(since),
+            _ => None,
+        }
+    }
 }
 
 /// When a connection needs to be looked at, seen from outside.
@@ -268,7 +276,7 @@ impl Core {
     fn next_transaction(&mut self, mut outbound: Box<Outbound>, now: Now) -> bool {
         let site = outbound.site;
         let spent = self.is_spent(&outbound);
-        if self.stopping.is_some() || spent || self.should_yield(site, false) {
+        if self.stopping.is_some() || spent || self.should_yield(site) {
             self.quit(outbound, now);
             return spent;
         }
@@ -301,15 +309,16 @@ impl Core {
     }
 
     fn go_idle(&mut self, mut outbound: Box<Outbound>, now: Now) {
-        if self.should_yield(outbound.site, true) {
-            self.quit(outbound, now);
-            return;
-        }
+        let site = outbound.site;
         outbound.phase = Phase::Idle(now.instant);
-        if let Some(known) = self.sites.get_mut(outbound.site) {
+        if let Some(known) = self.sites.get_mut(site) {
             known.idle.push(outbound.conn);
         }
         self.connections.put(outbound.conn, Conn::Outbound(outbound));
+        // Another shard may wait for it. Only without work: else the site would be looked at again and again.
+        if !self.has_work(site) {
+            self.touch(site);
+        }
     }
 
     /// The connection is of no use any more. What was under way is given back or, when it may have arrived, deferred.

@@ -48,6 +48,11 @@ pub enum ToShard {
     LeaseEnded(Box<LeaseEnded>),
     /// An old segment is durably gone. Full: dropped, and segments that wait for it stay until the next start.
     Recycled(SegmentId),
+    /// Another shard waits for a permit of a site. Full: dropped, it asks again at its next slow tick.
+    PermitWanted {
+        /// The site's place in the registry.
+        site: u32,
+    },
     /// A permit of a site this shard waits for may be free. Full: dropped, the shard asks again at its next tick.
     PermitFreed {
         /// The site's place in the registry.

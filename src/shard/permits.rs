@@ -30,11 +30,13 @@ pub struct SitePermits {
     /// The theoretical arrival time of the generic cell rate algorithm (ITU-T I.371), in nanoseconds.
     next_free: AtomicU64,
     waiting: [AtomicU64; WAITING_WORDS],
+    /// Connections by shard.
+    held: Box<[AtomicU32]>,
 }
 
 impl SitePermits {
     /// A site without connections and without burst credit: what was sent before this start is not known.
-    pub fn new(index: u32, name: Box<str>, route: usize, limits: SiteLimits) -> SitePermits {
+    pub fn new(index: u32, name: Box<str>, route: usize, limits: SiteLimits, shards: u8) -> SitePermits {
         SitePermits {
             index,
             name,
@@ -43,17 +45,26 @@ impl SitePermits {
             connections: AtomicU32::new(0),
             next_free: AtomicU64::new(0),
             waiting: std::array::from_fn(|_| AtomicU64::new(0)),
+            held: (0..shards).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
-    /// Takes a place for one connection, if the site has one left.
-    pub fn connect(self: &Arc<Self>) -> Option<ConnectionPermit> {
+    /// Takes a place for one connection of `shard`, if the site has one left.
+    pub fn connect(self: &Arc<Self>, shard: u8) -> Option<ConnectionPermit> {
         self.connections
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
                 (open < self.limits.connections).then_some(open + 1)
             })
             .ok()
-            .map(|_| ConnectionPermit { site: Arc::clone(self) })
+            .map(|_| {
+                self.held[usize::from(shard)].fetch_add(1, Ordering::AcqRel);
+                ConnectionPermit { site: Arc::clone(self), shard }
+            })
+    }
+
+    /// Connections of one shard.
+    pub fn held_by(&self, shard: u8) -> u32 {
+        self.held[usize::from(shard)].load(Ordering::Acquire)
     }
 
     /// Connections of all shards.
@@ -89,9 +100,23 @@ impl SitePermits {
         }
     }
 
-    /// Notes that `shard` has mail for this site and no connection permit.
-    pub fn wait(&self, shard: u8) {
-        self.waiting[usize::from(shard) / 64].fetch_or(1 << (shard % 64), Ordering::AcqRel);
+    /// Notes that `shard` has mail for this site and no connection permit. True when it did not wait before.
+    pub fn wait(&self, shard: u8) -> bool {
+        let bit = 1 << (shard % 64);
+        self.waiting[usize::from(shard) / 64].fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    fn waits(&self, shard: u8) -> bool {
+        self.waiting[usize::from(shard) / 64].load(Ordering::Acquire) & 1 << (shard % 64) != 0
+    }
+
+    /// Whether another shard waits that has so few connections that one of `shard`'s would make them more equal.
+    /// Never true for both of two shards, so that connections do not go to and fro.
+    pub fn poorer_waits(&self, shard: u8) -> bool {
+        let own = self.held_by(shard);
+        own > 1
+            && (0..self.held.len() as u8)
+                .any(|other| other != shard && self.waits(other) && self.held_by(other) + 1 < own)
     }
 
     /// `shard` no longer waits.
@@ -104,9 +129,7 @@ impl SitePermits {
 
     /// The shard after `shard`, in turn, that waits for a permit; `shard` itself comes last.
     pub fn next_waiting(&self, shard: u8) -> Option<u8> {
-        let bits = |from: usize, to: usize| {
-            (from..to).find(|&s| self.waiting[s / 64].load(Ordering::Acquire) & 1 << (s % 64) != 0)
-        };
+        let bits = |from: usize, to: usize| (from..to).find(|&s| self.waits(s as u8));
         if self.waiting.iter().all(|word| word.load(Ordering::Acquire) == 0) {
             return None;
         }
@@ -148,10 +171,12 @@ fn spacing(rate: Rate) -> (u64, u64) {
 #[derive(Debug)]
 pub struct ConnectionPermit {
     site: Arc<SitePermits>,
+    shard: u8,
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
+        self.site.held[usize::from(self.shard)].fetch_sub(1, Ordering::AcqRel);
         self.site.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -160,15 +185,16 @@ impl Drop for ConnectionPermit {
 #[derive(Debug)]
 pub struct SiteRegistry {
     settings: Arc<Settings>,
+    shards: u8,
     sites: Vec<Arc<SitePermits>>,
     by_hosts: HashMap<(usize, Box<str>), u32>,
 }
 
 impl SiteRegistry {
     /// The sites of the settings' smart hosts, in the order of routes; MX sites come as they are seen.
-    pub fn new(settings: Arc<Settings>) -> SiteRegistry {
+    pub fn new(settings: Arc<Settings>, shards: u8) -> SiteRegistry {
         let mut registry =
-            SiteRegistry { settings: Arc::clone(&settings), sites: Vec::new(), by_hosts: HashMap::default() };
+            SiteRegistry { settings: Arc::clone(&settings), shards, sites: Vec::new(), by_hosts: HashMap::default() };
         for (index, route) in settings.routes.iter().enumerate() {
             if matches!(route.target, Target::NextHops(_)) {
                 registry.add(index, route.name.clone(), route.limits.clone());
@@ -178,7 +204,7 @@ impl SiteRegistry {
     }
 
     fn add(&mut self, route: usize, name: Box<str>, limits: SiteLimits) -> Arc<SitePermits> {
-        let permits = Arc::new(SitePermits::new(self.sites.len() as u32, name, route, limits));
+        let permits = Arc::new(SitePermits::new(self.sites.len() as u32, name, route, limits, self.shards));
         self.sites.push(Arc::clone(&permits));
         permits
     }
@@ -217,7 +243,7 @@ mod tests {
 
     fn site(connections: u32, rate: Option<Rate>) -> Arc<SitePermits> {
         let limits = SiteLimits { connections, messages_per_connection: None, rate, recipients_per_transaction: 100 };
-        Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, limits))
+        Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, limits, 4))
     }
 
     #[test]
@@ -228,7 +254,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let permit = site.connect();
+                        let permit = site.connect(1);
                         greatest.fetch_max(site.connections(), Ordering::Relaxed);
                         drop(permit);
                     }
@@ -236,7 +262,21 @@ mod tests {
             }
         });
         assert!(greatest.load(Ordering::Relaxed) <= 7);
-        assert_eq!(site.connections(), 0);
+        assert_eq!((site.connections(), site.held_by(1)), (0, 0));
+    }
+
+    #[test]
+    fn a_connection_is_given_up_only_where_that_makes_shards_more_equal() {
+        let site = site(3, None);
+        let mut held: Vec<_> = [0, 0, 1].into_iter().filter_map(|shard| site.connect(shard)).collect();
+        assert!(held.len() == 3 && site.connect(1).is_none());
+        assert!(site.wait(1) && !site.wait(1));
+        assert!(!site.poorer_waits(0), "two and one are as equal as three can be");
+        assert!(site.wait(2));
+        assert!(site.poorer_waits(0) && !site.poorer_waits(1));
+        held.remove(0);
+        held.extend(site.connect(2));
+        assert!((0..4).all(|shard| !site.poorer_waits(shard)));
     }
 
     #[test]
@@ -286,7 +326,7 @@ mod tests {
         let site = site(1, None);
         assert_eq!(site.next_waiting(0), None);
         for shard in [0, 2, 200] {
-            site.wait(shard);
+            assert!(site.wait(shard));
         }
         assert_eq!(site.next_waiting(0), Some(2));
         assert_eq!(site.next_waiting(2), Some(200));
@@ -307,7 +347,7 @@ mod tests {
                         rate: None,
                         recipients_per_transaction: 1,
                     };
-                    SitePermits::new(n, format!("mx{n}.test").into(), 0, limits).owner(shards)
+                    SitePermits::new(n, format!("mx{n}.test").into(), 0, limits, shards).owner(shards)
                 })
                 .collect()
         };

@@ -7,7 +7,7 @@ use crate::clock::{Instant, Now};
 use crate::event::Event;
 use crate::io::dns::{DnsFailure, Query};
 use crate::io::handler::{Command, ConnId};
-use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY, RESOLVE_AGAIN};
+use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, IDLE_YIELD, NO_TLS_MEMORY, RESOLVE_AGAIN};
 use crate::queue::{Pick, SiteId};
 use crate::reply::Reply;
 use crate::shard::attempt::{AttemptOutcome, Verdict};
@@ -225,6 +225,7 @@ impl Core {
             let ready = own + known.guests.len();
             if ready == 0 {
                 known.permits.wait_no_more(self.shard);
+                self.yield_idle(site, now);
                 return;
             }
             if let Some(down) = &known.down
@@ -254,12 +255,17 @@ impl Core {
                 return;
             };
             let address = known.hosts[host].address;
-            let Some(permit) = known.permits.connect() else {
-                known.permits.wait(self.shard);
+            let Some(permit) = known.permits.connect(self.shard) else {
+                let new = known.permits.wait(self.shard);
                 // A permit may have come free between the two lines above: whoever freed it did not see us.
-                match known.permits.connect() {
+                match known.permits.connect(self.shard) {
                     Some(permit) => self.open(site, address, permit, now),
-                    None => return,
+                    None => {
+                        if new {
+                            self.ask_for_permits(site);
+                        }
+                        return;
+                    }
                 }
                 continue;
             };
@@ -427,11 +433,37 @@ impl Core {
         }
     }
 
-    /// Whether this shard should give up a connection because another one has none.
-    pub(super) fn should_yield(&self, site: SiteId, idle: bool) -> bool {
-        let Some(known) = self.sites.get(site) else { return false };
-        let fair = (known.permits.limits.connections / u32::from(self.shards)).max(1);
-        (idle || known.open > fair) && known.permits.next_waiting(self.shard).is_some_and(|next| next != self.shard)
+    /// Whether this shard should give up a connection to one that has fewer.
+    pub(super) fn should_yield(&self, site: SiteId) -> bool {
+        self.sites.get(site).is_some_and(|known| known.permits.poorer_waits(self.shard))
+    }
+
+    /// Tells the shards that hold connections that this one waits for some.
+    fn ask_for_permits(&mut self, site: SiteId) {
+        let Some(known) = self.sites.get(site) else { return };
+        for shard in (0..self.shards).filter(|&shard| shard != self.shard && known.permits.held_by(shard) > 0) {
+            let message = ToShard::PermitWanted { site: site.0 };
+            self.commands.push_back(Command::Post { shard, message });
+        }
+    }
+
+    /// Gives up a connection without work while another shard waits: at once to a poorer one, else when it has had none
+    /// for [`IDLE_YIELD`]. Who yielded each connection in the moment between two messages would open it again.
+    fn yield_idle(&mut self, site: SiteId, now: Now) {
+        let poorer = self.should_yield(site);
+        let Some(known) = self.sites.get(site) else { return };
+        let Some(&longest) = known.idle.first() else { return };
+        if known.permits.next_waiting(self.shard).is_none_or(|next| next == self.shard) {
+            return;
+        }
+        let Some(since) = self.connections.idle_since(longest) else { return };
+        let at = since.after(IDLE_YIELD);
+        if poorer || at <= now.instant {
+            self.quit_if_idle(longest, now);
+            self.wake_site(site, now.instant.after(IDLE_YIELD));
+        } else {
+            self.wake_site(site, at);
+        }
     }
 
     /// Shards that wait for a permit ask again now and then: the word that one is free may have been lost.
@@ -439,6 +471,10 @@ impl Core {
         let waits = |(site, known): &(SiteId, &Site)| self.queue.ready_count(*site) > 0 || !known.guests.is_empty();
         let waiting: Vec<SiteId> = self.sites.iter().filter(waits).map(|(site, _)| site).collect();
         for site in waiting {
+            if let Some(known) = self.sites.get(site) {
+                // So that the others are asked again too.
+                known.permits.wait_no_more(self.shard);
+            }
             self.touch(site);
         }
     }

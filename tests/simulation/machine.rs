@@ -452,6 +452,7 @@ fn shown_message(message: &ToShard) -> String {
             format!("LeaseEnded {} by s{} {:?} decided {}", ended.id, ended.by, ended.recipients, ended.outcomes.len())
         }
         ToShard::PermitFreed { site } => format!("PermitFreed {site}"),
+        ToShard::PermitWanted { site } => format!("PermitWanted {site}"),
         ToShard::Recycled(segment) => format!("Recycled {segment}"),
     }
 }

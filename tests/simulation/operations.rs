@@ -71,7 +71,7 @@ impl World {
             Ok(snapshot) => snapshot,
             Err(error) => return self.ledger.violation(format!("the spool cannot be listed: {error}")),
         };
-        let registry = SiteRegistry::new(Arc::clone(&self.plan.settings));
+        let registry = SiteRegistry::new(Arc::clone(&self.plan.settings), shards);
         let loads = Arc::new(Loads::new(shards));
         let cores: Vec<Core> = (0..shards)
             .map(|shard| {

@@ -120,9 +120,10 @@ impl World {
             return permits;
         }
         let Some(process) = &mut self.process else { return permits };
+        let shards = process.shards.len() as u8;
         let own = process.own_permits.entry((shard, permits.index)).or_insert_with(|| {
             let SitePermits { index, name, route, limits, .. } = &*permits;
-            Arc::new(SitePermits::new(*index, name.clone(), *route, limits.clone()))
+            Arc::new(SitePermits::new(*index, name.clone(), *route, limits.clone(), shards))
         });
         Arc::clone(own)
     }
@@ -136,7 +137,7 @@ impl World {
         let route = self.plan.geography.sites[site_name].route;
         let permits = process.registry.sites().iter().find(|permits| permits.route == route);
         if let Some(permits) = permits {
-            process.leaked = permits.connect();
+            process.leaked = permits.connect(0);
         }
     }
 }
