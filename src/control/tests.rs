@@ -161,9 +161,9 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
         concurrency: 4,
     };
     let parts = ControlParts {
+        registry: SiteRegistry::new(settings, shards.len() as u8),
         shards,
         inbox,
-        registry: SiteRegistry::new(settings, shards),
         resolver: Resolver::new(&dns).unwrap(),
         log: EventLog::new(log::LogFormat::Human, log::LogLevel::Info, LogOutput::new(sink)),
         admin: UnixListener::bind(&socket).unwrap(),

@@ -16,7 +16,7 @@ use crate::shard::core::Core;
 use crate::smtp::client::{OutgoingContent, OutgoingRecipient, Transaction};
 use bytes::Bytes;
 use foldhash::HashMap;
-use ringpost_spool::{ContentRef, NewContent, OpId, OutcomeKind};
+use ringpost_spool::{ContentRef, LogFull, NewContent, OpId, OutcomeKind};
 
 /// The status of content that the peer cannot take for its 8-bit octets (RFC 6152 3).
 const EIGHT_BIT_REFUSED: EnhancedCode = EnhancedCode { class: 5, subject: 6, detail: 3 };
@@ -249,14 +249,24 @@ impl Core {
         }
     }
 
-    fn send_report(&mut self, slot: Slot, reports: Vec<Reportable>, head: Bytes, now: Now) {
+    /// Stores the report together with the outcomes it speaks of.
+    fn send_report(&mut self, slot: Slot, mut reports: Vec<Reportable>, head: Bytes, now: Now) {
         let id = self.ids.next(now.unix);
         let Some((envelope, content)) = self.compose(id, slot, &reports, &head, now) else {
             self.close_report(slot);
             return;
         };
         let room = content.len() + DSN_ROOM + reports.len() * (DETAILS_MAX + 256);
-        if self.log.reserve_group(room).is_err() {
+        let reserved = self.log.reserve_group(room);
+        if reserved == Err(LogFull::TooLarge) && reports.len() > 1 {
+            // More recipients than a segment has room for: several reports.
+            let rest = reports.split_off(reports.len() / 2);
+            *self.reports.open.entry(slot).or_default() += 1;
+            self.send_report(slot, reports, head.clone(), now);
+            self.send_report(slot, rest, head, now);
+            return;
+        }
+        if reserved.is_err() {
             if self.reports.blocked.is_empty() {
                 self.notice(Severity::Error, "the spool has no room for delivery reports: free some disk space");
             }

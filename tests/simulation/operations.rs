@@ -2,9 +2,9 @@
 //! come to rest.
 
 use crate::world::client::Client;
-use crate::world::machine::{Process, Shard};
 use crate::world::content::{self, find};
 use crate::world::ledger::{Told, Whom};
+use crate::world::machine::{Process, Shard};
 use crate::world::plan::{Damaged, Operation, Plan, Stop, Trouble};
 use crate::world::random::{MS, Ns, S};
 use crate::world::{BOOT_TIME, Event, TICK, World};
@@ -92,8 +92,16 @@ impl World {
         let shards = cores.into_iter().enumerate().map(|(number, core)| Shard::new(core, now + number as Ns * MS));
         let shards: Vec<Shard> = shards.collect();
         let count = shards.len() as u8;
-        self.process =
-            Some(Process { epoch, shards, registry, snapshot, recovered_shards: 0, stopping: false, leaked: None, own_permits: BTreeMap::new() });
+        self.process = Some(Process {
+            epoch,
+            shards,
+            registry,
+            snapshot,
+            recovered_shards: 0,
+            stopping: false,
+            leaked: None,
+            own_permits: BTreeMap::new(),
+        });
         for shard in 0..count {
             self.call(shard, |core, now| core.started(now));
         }

@@ -212,7 +212,7 @@ impl Plan {
         let calm = kind == Kind::Large;
         let geography = Geography::new(&mut random, calm);
         let active = random.range(40, 200) * S;
-        let large = calm || ( kind != Kind::Churn && random.chance(250));
+        let large = calm || (kind != Kind::Churn && random.chance(250));
         let settings = geography::settings(&mut random, large, kind == Kind::Churn);
         let stops = stops(&mut random, active, kind);
         let windows = if calm { Vec::new() } else { windows(&mut random, active, &geography, kind) };
