@@ -146,7 +146,7 @@ impl Core {
                 && outbound.opportunistic
             {
                 self.host_without_tls(outbound.site, outbound.address, what, now);
-                self.leave_opening(&mut outbound);
+                self.give_up(&mut outbound);
             } else {
                 let what = match reason {
                     CloseReason::Asked | CloseReason::Peer => "the peer closed the connection".to_string(),
@@ -163,27 +163,29 @@ impl Core {
         self.outbound_ended(outbound);
     }
 
-    fn outbound_ended(&mut self, outbound: Box<Outbound>) {
+    fn outbound_ended(&mut self, mut outbound: Box<Outbound>) {
+        self.give_up(&mut outbound);
         let Outbound { site, permit, .. } = *outbound;
         drop(permit);
         self.connection_gone(site);
     }
 
-    pub(super) fn leave_opening(&mut self, outbound: &mut Outbound) {
-        if outbound.phase == Phase::Opening
-            && let Some(known) = self.sites.get_mut(outbound.site)
-        {
-            known.opening -= 1;
-        }
-        if let Phase::Idle(_) = outbound.phase
-            && let Some(known) = self.sites.get_mut(outbound.site)
-        {
-            known.idle.retain(|&idle| idle != outbound.conn);
-        }
-        if let Phase::Fetching(op) = outbound.phase {
+    /// The connection is of no use from here on: it is counted as such, whatever it did last.
+    pub(super) fn give_up(&mut self, outbound: &mut Outbound) {
+        let phase = std::mem::replace(&mut outbound.phase, Phase::Ending);
+        if let Phase::Fetching(op) = phase {
             self.fetching.remove(&op);
         }
-        outbound.phase = Phase::Ending;
+        let Some(known) = self.sites.get_mut(outbound.site) else { return };
+        match phase {
+            Phase::Opening => known.opening -= 1,
+            Phase::Idle(_) => {
+                known.idle.retain(|&idle| idle != outbound.conn);
+                known.working -= 1;
+            }
+            Phase::Fetching(_) | Phase::Busy => known.working -= 1,
+            Phase::Ending => {}
+        }
     }
 
     /// A connection's time to answer, or to be idle, is over.
@@ -204,7 +206,7 @@ impl Core {
 
     /// Ends a connection that has nothing to do.
     pub(super) fn quit(&mut self, mut outbound: Box<Outbound>, now: Now) {
-        self.leave_opening(&mut outbound);
+        self.give_up(&mut outbound);
         outbound.client.quit(now.instant);
         self.drive(outbound, now);
     }
@@ -243,6 +245,7 @@ impl Core {
                     if outbound.phase == Phase::Opening {
                         if let Some(known) = self.sites.get_mut(outbound.site) {
                             known.opening -= 1;
+                            known.working += 1;
                         }
                         // Counted as opened: whatever comes next must not count it down again.
                         outbound.phase = Phase::Busy;
@@ -328,12 +331,17 @@ impl Core {
         let reused = outbound.carried > 1;
         let opening = outbound.phase == Phase::Opening;
         let idle = matches!(outbound.phase, Phase::Idle(_));
-        self.leave_opening(outbound);
+        self.give_up(outbound);
+        // Other connections to the site work: then it is this message, or chance, and no reason to stop. The message waits
+        // for its retry, so that it does not break one connection after the other.
+        let others_work = self.sites.get(outbound.site).is_some_and(|known| known.working > 0);
+        let at_first_word = matches!(failure.stage, Stage::Idle | Stage::Mail);
         if let Some(work) = outbound.work.as_mut() {
             let decided_some = work.outcomes.iter().any(Option::is_some);
             // A peer that closes a connection it has kept before it answers to the first word has not read the rest.
             let unread = reused && failure.stage == Stage::Mail && matches!(failure.kind, FailureKind::Closed(_));
-            if (failure.after_final_dot && !unread) || decided_some {
+            let its_own = others_work && !(reused && at_first_word);
+            if (failure.after_final_dot && !unread) || decided_some || its_own {
                 let reply = failure_reply(&failure, &what);
                 let outcome = AttemptOutcome {
                     verdict: Verdict::Deferred { not_before: None },
@@ -358,7 +366,7 @@ impl Core {
         }
         // A peer that closes a connection it has served before, between transactions, does nothing wrong.
         let between = idle || (reused && failure.stage == Stage::Mail && !matches!(failure.kind, FailureKind::Timeout));
-        if opening || !between {
+        if opening || !(between || others_work) {
             self.host_failed(outbound.site, outbound.address, &reason, now);
         }
         self.touch(outbound.site);

@@ -63,6 +63,8 @@ pub struct Site {
     pub open: u32,
     /// Those being opened.
     pub opening: u32,
+    /// Those that were of use and still are, busy or not.
+    pub working: u32,
     /// All hosts failed.
     pub down: Option<Down>,
     /// Other shards' messages.
@@ -86,6 +88,7 @@ impl Site {
             idle: Vec::new(),
             open: 0,
             opening: 0,
+            working: 0,
             down: None,
             guests: VecDeque::new(),
             guests_turn: false,
@@ -357,7 +360,8 @@ impl Core {
                 host.down_until = now.instant.after(backoff.min(HOST_BACKOFF_MAX).min(retry));
             }
         }
-        if known.usable_host(now.instant).is_some() {
+        // With connections that work the site is not down: only no more of them are opened for a while.
+        if known.usable_host(now.instant).is_some() || known.working > 0 {
             self.touch(site);
             return;
         }

@@ -126,7 +126,7 @@ impl Core {
         }
         self.finish_work(outbound, now);
         let was_busy = outbound.phase == Phase::Busy;
-        self.leave_opening(outbound);
+        self.give_up(outbound);
         if was_busy {
             // The content is cut short: no way out but to break the connection, so that the peer drops it.
             self.close(outbound.conn, false);
