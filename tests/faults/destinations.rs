@@ -4,6 +4,8 @@ use super::mail::{Destination, Ledger, Shared, serve, stall};
 use super::program::{Setup, wait};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const SHORT: &str = "[route.timeouts]\nbanner = \"2s\"\nhello = \"2s\"\nmail = \"2s\"\nrcpt = \"2s\"\ndata = \"2s\"\nblock = \
                      \"2s\"\nfinal_dot = \"2s\"\n";
@@ -132,23 +134,22 @@ fn a_line_without_end() {
     );
 }
 
+/// Closes the connection when the content has begun.
+fn break_off(stream: &TcpStream) -> io::Result<()> {
+    let mut input = BufReader::new(stream.try_clone()?);
+    let mut output = stream;
+    output.write_all(GREETING)?;
+    for reply in [HELLO, b"250 OK\r\n", b"250 OK\r\n", b"354 go on\r\n"] {
+        input.read_line(&mut String::new())?;
+        output.write_all(reply)?;
+    }
+    input.read_line(&mut String::new())?;
+    Ok(())
+}
+
 #[test]
 fn a_closed_connection_within_the_content() {
-    first_fails(
-        "cut-content",
-        |_, _, stream| {
-            let mut input = BufReader::new(stream.try_clone()?);
-            let mut output = &stream;
-            output.write_all(GREETING)?;
-            for reply in [HELLO, b"250 OK\r\n", b"250 OK\r\n", b"354 go on\r\n"] {
-                input.read_line(&mut String::new())?;
-                output.write_all(reply)?;
-            }
-            input.read_line(&mut String::new())?;
-            Ok(())
-        },
-        &["\"deferred\""],
-    );
+    first_fails("cut-content", |_, _, stream| break_off(&stream), &["\"deferred\""]);
 }
 
 /// A reply that tries to write lines of its own into the log.
@@ -174,6 +175,7 @@ fn control_characters_in_a_reply_in_a_log_for_people() {
     });
     let ledger = Ledger::default();
     setup.next_hop = Some(destination.address);
+    setup.route = SHORT.into();
     let program = setup.start();
     ledger.send(&setup, "control", 1000).expect("mail is taken");
     ledger.wait_delivered(&setup, &destination);
@@ -221,6 +223,48 @@ fn a_dead_first_host_costs_one_connection_attempt_and_no_mail() {
     for number in 0..20 {
         ledger.send(&setup, &format!("failover{number}"), 1000).expect("mail is taken");
     }
+    ledger.wait_delivered(&setup, &destination);
+    program.stop(&setup);
+}
+
+/// Takes one message up to its content, then does nothing with it until the gate opens.
+fn hold(shared: &Shared, number: usize, stream: &TcpStream, gate: &AtomicBool) -> io::Result<()> {
+    let mut input = BufReader::new(stream.try_clone()?);
+    let mut output = stream;
+    output.write_all(GREETING)?;
+    for reply in [HELLO, b"250 OK\r\n", b"250 OK\r\n", b"354 go on\r\n"] {
+        let mut line = String::new();
+        input.read_line(&mut line)?;
+        shared.commands.lock().expect("no panic").push((number, line.trim_end().to_owned()));
+        output.write_all(reply)?;
+    }
+    while !gate.load(Ordering::Acquire) {
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_message_that_breaks_its_connection_stops_no_other_while_connections_work() {
+    let mut setup = Setup::new("poison");
+    let gate = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&gate);
+    let destination = Destination::scripted(move |shared, number, stream| match number {
+        0 => hold(shared, number, &stream, &held),
+        1 => break_off(&stream),
+        _ => serve(shared, number, stream, false),
+    });
+    let ledger = Ledger::default();
+    setup.next_hop = Some(destination.address);
+    let program = setup.start();
+    ledger.send(&setup, "held", 1000).expect("mail is taken");
+    wait("DATA of the first", &setup, || destination.commands_of(0).contains(&"DATA".to_owned()).then_some(()));
+    ledger.send(&setup, "poison", 1000).expect("mail is taken");
+    wait("its deferral", &setup, || (setup.events("deferred").len() == 1).then_some(()));
+    ledger.send(&setup, "next", 1000).expect("mail is taken");
+    wait("the next message", &setup, || (destination.arrivals(&Ledger::address("next")) == 1).then_some(()));
+    assert_eq!(setup.events("site"), Vec::<serde_json::Value>::new(), "{}", setup.log_end());
+    gate.store(true, Ordering::Release);
     ledger.wait_delivered(&setup, &destination);
     program.stop(&setup);
 }
