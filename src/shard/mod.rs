@@ -16,4 +16,5 @@ pub mod settings;
 pub mod site;
 pub mod storing;
 pub mod tenants;
+pub mod why;
 pub mod work;

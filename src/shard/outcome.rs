@@ -9,7 +9,7 @@ use crate::event::{AttemptFacts, Event, Severity};
 use crate::id::MessageId;
 use crate::limits::{DETAILS_MAX, DSN_HEAD, DSN_ROOM};
 use crate::queue::dsn::{self, Action};
-use crate::queue::{self, Disposition, LastReply, Settled, SiteId, Slot};
+use crate::queue::{self, Disposition, LastReply, Settled, Slot};
 use crate::reply::{EnhancedCode, Reply};
 use crate::shard::attempt::{AttemptOutcome, Verdict};
 use crate::shard::core::Core;
@@ -433,58 +433,6 @@ impl Core {
         let outcome = AttemptOutcome::local(Verdict::Unresolved, Reply::fixed(250, 2, 0, 0, "An operator's act"));
         self.record(slot, recipient, kind, attempts, due, &outcome, now);
     }
-
-    /// Why a recipient waits, in words that name the reply, the limit or the state that holds it.
-    pub(super) fn why_waiting(&self, slot: Slot, recipient: u16, now: Now) -> String {
-        let Some(message) = self.queue.message(slot) else { return String::new() };
-        if let Some(site) = message.site(recipient)
-            && let Some(why) = self.why_site(site, now)
-        {
-            return why;
-        }
-        let last = message.last_reply(recipient);
-        match (last.code(), last.enhanced()) {
-            (None, _) => String::new(),
-            (Some(code), None) => format!("the last attempt ended with a {code} reply"),
-            (Some(code), Some((class, subject, detail))) => {
-                let meaning = meaning(subject, detail).map_or(String::new(), |words| format!(": {words}"));
-                format!("the last attempt ended with {code} {class}.{subject}.{detail}{meaning}")
-            }
-        }
-    }
-
-    fn why_site(&self, site: SiteId, now: Now) -> Option<String> {
-        let known = self.sites.get(site)?;
-        let name = &known.permits.name;
-        if let Some(down) = &known.down {
-            let wait = down.until.since(now.instant).as_secs();
-            return Some(format!("site {name} is down ({}); next probe in {wait} s", down.reason));
-        }
-        let limit = known.permits.limits.connections;
-        if known.permits.connections() >= limit && self.queue.ready_count(site) > 0 {
-            return Some(format!(
-                "site {name}: all {limit} connections are in use, {} ready",
-                self.queue.ready_count(site)
-            ));
-        }
-        None
-    }
-}
-
-/// What the later numbers of a status mean (RFC 3463 3.4, 3.5) where the number alone tells an operator nothing. The
-/// words of the reply itself are in the log only.
-fn meaning(subject: u16, detail: u16) -> Option<&'static str> {
-    Some(match (subject, detail) {
-        (2, 2) => "the mailbox is full",
-        (3, 1) => "the host has no room for mail",
-        (3, 2) => "the host takes no mail at this time",
-        (4, 1) => "no answer from the host",
-        (4, 2) => "the connection broke",
-        (4, 3) => "DNS could not be asked",
-        (4, 4) => "there is no way to the host",
-        (4, 5) => "the host is congested",
-        _ => return None,
-    })
 }
 
 /// The status of RFC 3463 that a report gives: the peer's if it gave one, else by the kind of failure.

@@ -92,6 +92,14 @@ impl SitePermits {
         }
     }
 
+    /// When the next transaction may begin, if not now. Takes nothing.
+    pub fn next_transaction(&self, now: Instant) -> Option<Instant> {
+        let (_, tolerance) = spacing(self.limits.rate?);
+        let next_free = self.next_free.load(Ordering::Acquire);
+        let at = Instant::from_nanos(next_free.saturating_sub(tolerance));
+        (at > now).then_some(at)
+    }
+
     /// Gives back the right of [`begin_transaction`](Self::begin_transaction) that was not used.
     pub fn return_transaction(&self) {
         if let Some(rate) = self.limits.rate {
@@ -287,6 +295,8 @@ mod tests {
         assert_eq!(site.begin_transaction(start), Ok(()));
         let at = site.begin_transaction(start).unwrap_err();
         assert_eq!(at, start.after(Duration::from_millis(100)));
+        assert_eq!(site.next_transaction(start), Some(at));
+        assert_eq!(site.next_transaction(at), None);
         assert_eq!(site.begin_transaction(at), Ok(()));
         // A long pause earns the burst and no more.
         let later = start.after(Duration::from_secs(60));

@@ -102,7 +102,8 @@ fn the_queue_listed_and_acted_on() {
     relay.wait_json(&["queue", "show", &id], |shown| shown["recipients"][0]["attempts"] == 2);
     waits("scheduled");
     assert_eq!(relay.json(&["queue", "hold", "--domain", "dest.test"])["changed"], 1);
-    waits("held");
+    let held = waits("held");
+    assert!(text(&held["recipients"][0], "why").contains("an operator holds it; the last attempt"), "{held:#}");
     assert_eq!(relay.json(&["queue", "list", "--state", "held"])[0]["id"], id.as_str());
     assert_eq!(relay.json(&["queue", "release", &id])["changed"], 1);
     relay.wait_json(&["queue", "show", &id], |shown| shown["recipients"][0]["attempts"] == 3);
@@ -126,6 +127,8 @@ fn the_queue_of_a_relay_that_holds() {
     };
     assert_eq!(ids(&[]), [&*first, &second, &third]);
     assert_eq!(ids(&["--limit", "2"]).len(), 2);
+    let shown = relay.json(&["queue", "show", &first]);
+    assert_eq!(shown["recipients"][0]["why"], "the relay was started to hold all mail", "{shown:#}");
     assert_eq!(ids(&["--domain", "other.test"]), [&*third]);
     assert_eq!(ids(&["--sender", "amy@origin.test"]), [&*second]);
     assert_eq!(ids(&["--recipient", "eve@dest.test"]), [&*first]);
