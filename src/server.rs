@@ -173,7 +173,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
         .build()
         .map_err(|cause| ServeError::Start { what: "the control thread's runtime", cause })?;
     let (mailboxes, senders) = shard_mailboxes(shards);
-    let (reports, inbox) = inbox(CONTROL_INBOX);
+    let (reports, inbox) = inbox(CONTROL_INBOX, |report| !matches!(report, Report::Event { .. }));
     let (ended, all_ended) = unbounded_channel();
     start_shards(&plan, &registry, mailboxes, &senders, sockets, &reports, &ended)?;
     start_recovery(disk, snapshot, &senders, log, &ended)?;

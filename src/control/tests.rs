@@ -138,7 +138,7 @@ async fn play(
 async fn start(name: &str, fakes: Vec<Fake>) -> World {
     let socket = std::env::temp_dir().join(format!("ringpost-control-{}-{name}.sock", std::process::id()));
     let _ = std::fs::remove_file(&socket);
-    let (reports, inbox) = inbox(1024);
+    let (reports, inbox) = inbox(1024, |report| !matches!(report, Report::Event { .. }));
     let (ended, all_ended) = unbounded_channel();
     let (signals, all_signals) = unbounded_channel();
     let (written, sink) = log_output::tests::pipe();

@@ -10,7 +10,11 @@ use crossbeam_queue::ArrayQueue;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::sync::Notify;
+
+/// How long reports that are not urgent wait for more of their kind.
+const NAP: Duration = Duration::from_millis(5);
 
 struct Shared<M> {
     queue: ArrayQueue<M>,
@@ -112,7 +116,11 @@ impl<M> fmt::Debug for Mailbox<M> {
 
 struct InboxShared<R> {
     queue: ArrayQueue<R>,
-    notify: Notify,
+    urgent: fn(&R) -> bool,
+    /// Told of each urgent report.
+    now: Notify,
+    /// Told of each of the others.
+    soon: Notify,
 }
 
 /// The receiving end of the control thread's inbox, for a tokio task.
@@ -125,20 +133,27 @@ pub struct InboxSender<R> {
     shared: Arc<InboxShared<R>>,
 }
 
-/// An inbox for at most `capacity` reports (at least one).
-pub fn inbox<R: Send>(capacity: usize) -> (InboxSender<R>, Inbox<R>) {
-    let shared = Arc::new(InboxShared { queue: ArrayQueue::new(capacity.max(1)), notify: Notify::new() });
+/// An inbox for at most `capacity` reports (at least one). Those that are not `urgent` may wait for [`NAP`] once the
+/// receiver has emptied it: under load each would otherwise wake a thread that has just gone to sleep.
+pub fn inbox<R: Send>(capacity: usize, urgent: fn(&R) -> bool) -> (InboxSender<R>, Inbox<R>) {
+    let queue = ArrayQueue::new(capacity.max(1));
+    let shared = Arc::new(InboxShared { queue, urgent, now: Notify::new(), soon: Notify::new() });
     (InboxSender { shared: Arc::clone(&shared) }, Inbox { shared })
 }
 
 impl<R> InboxSender<R> {
-    /// Puts a report in and wakes the control thread if it sleeps.
+    /// Puts a report in and sees to it that the control thread takes it, at once if it is urgent.
     ///
     /// # Errors
     /// Gives the report back when the inbox is full.
     pub fn push(&self, report: R) -> Result<(), R> {
+        let urgent = (self.shared.urgent)(&report);
         self.shared.queue.push(report)?;
-        self.shared.notify.notify_one();
+        if urgent {
+            self.shared.now.notify_one()
+        } else {
+            self.shared.soon.notify_one()
+        }
         Ok(())
     }
 }
@@ -168,7 +183,14 @@ impl<R> Inbox<R> {
                 return report;
             }
             // `notify_one` leaves a permit when nobody waits, so a push between the look and the wait is not missed.
-            self.shared.notify.notified().await;
+            let soon = async {
+                tokio::time::sleep(NAP).await;
+                self.shared.soon.notified().await;
+            };
+            tokio::select! {
+                () = self.shared.now.notified() => {}
+                () = soon => {}
+            }
         }
     }
 }
@@ -236,7 +258,7 @@ mod tests {
 
     #[test]
     fn reports_wake_the_control_thread() {
-        let (sender, inbox) = inbox::<u64>(8);
+        let (sender, inbox) = inbox::<u64>(8, |number| number % 2 == 0);
         let thread = std::thread::spawn(move || {
             for number in 0..10_000 {
                 let mut report = number;
@@ -246,12 +268,27 @@ mod tests {
                 }
             }
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             for number in 0..10_000 {
                 assert_eq!(inbox.recv().await, number);
             }
         });
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_report_that_is_not_urgent_comes_by_itself_too() {
+        let (sender, inbox) = inbox::<u64>(8, |_| false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            for number in 0..3 {
+                let (received, ()) = tokio::join!(inbox.recv(), async {
+                    tokio::task::yield_now().await;
+                    sender.push(number).unwrap();
+                });
+                assert_eq!(received, number);
+            }
+        });
     }
 }

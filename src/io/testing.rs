@@ -206,7 +206,7 @@ impl TestShard {
         let of = |socket| socket2::SockRef::from(socket).local_addr().unwrap().as_socket().unwrap();
         let (address, tls_address) = (of(&plain), of(&implicit));
         let (orders, own) = mailbox(1024);
-        let (control, reports) = inbox(4);
+        let (control, reports) = inbox(4, |_| true);
         let spec = ShardSpec {
             shard: 0,
             cpu: None,
