@@ -68,6 +68,8 @@ pub const FIRST_SEGMENT_TIME: Duration = Duration::from_secs(5);
 /// How long a connection without work is kept although another shard waits for one: longer than the pause between two
 /// messages under load, shorter than anybody notices.
 pub const IDLE_YIELD: Duration = Duration::from_millis(50);
+/// How long a PROXY header or a TLS handshake may take to come.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a stop waits for transactions under way.
 pub const DRAIN_TIME: Duration = Duration::from_secs(20);
 /// How long a shard stays once every shard stops: mailboxes are emptied in each turn, so that what was lent before has

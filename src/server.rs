@@ -248,11 +248,13 @@ fn probe_machine(shards: u8) -> Result<(Machine, usize), ServeError> {
 fn bind_listeners(config: &Config, shards: u8) -> Result<Sockets, ServeError> {
     let mut sockets: Sockets = (0..shards).map(|_| Vec::new()).collect();
     for listener in &config.listener {
-        let implicit_tls = listener.tls == ListenerTls::Implicit;
+        let implicit = listener.tls == ListenerTls::Implicit;
+        // A PROXY header comes before the handshake, so that the session reads it first.
+        let (implicit_tls, refusal) = (implicit && !listener.proxy, if implicit { b"" } else { NO_DESCRIPTOR });
         for &address in &listener.address {
             let bound: Vec<OwnedFd> = bind(address, usize::from(shards)).map_err(ServeError::Bind)?;
             for (shard, socket) in sockets.iter_mut().zip(bound) {
-                shard.push(ListeningSocket { socket, implicit_tls, refusal: NO_DESCRIPTOR });
+                shard.push(ListeningSocket { socket, implicit_tls, refusal });
             }
         }
     }

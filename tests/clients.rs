@@ -28,6 +28,8 @@ mod senders;
 mod sink;
 #[path = "clients/smtplib.rs"]
 mod smtplib;
+#[path = "clients/tls.rs"]
+mod tls;
 #[path = "clients/with_postfix.rs"]
 mod with_postfix;
 

@@ -229,7 +229,7 @@ impl Dialog {
                 if self.step != Step::StartTls {
                     return Err(format!("no TLS was wanted but {:?}", self.step));
                 }
-                self.session.handle_tls_started(Instant::ZERO);
+                self.session.handle_tls_started(Instant::ZERO, &mut self.out);
                 self.step = Step::Read;
                 Ok(())
             }

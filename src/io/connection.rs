@@ -251,7 +251,8 @@ impl Connection {
             return Err(CloseReason::Tls("TLS is in use already".to_owned()));
         }
         let peer = net::addresses(self.socket).ok().map(|(peer, _)| peer.ip());
-        let link = TlsLink::start(setup, &side, peer, usize::from(self.listener)).map_err(CloseReason::Tls)?;
+        let mut link = TlsLink::start(setup, &side, peer, usize::from(self.listener)).map_err(CloseReason::Tls)?;
+        link.pending = std::mem::take(&mut self.rest);
         self.tls = Some(Box::new(link));
         self.handshake_due = false;
         Ok(())

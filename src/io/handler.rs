@@ -30,7 +30,11 @@ pub struct TlsInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsSide {
     /// With the certificates of the listener.
-    Server,
+    Server {
+        /// What came and was left is the beginning of the handshake. Else it is thrown away: what came in clear must not
+        /// be taken for something that came protected.
+        begun: bool,
+    },
     /// Towards this name.
     Client {
         /// The peer's name, for SNI and, when `verify`, for its certificate.

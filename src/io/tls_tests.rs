@@ -79,7 +79,7 @@ fn starttls_switches_a_plain_connection() {
     shard.command(Command::Send { conn: client, bytes: Bytes::from_static(b"STARTTLS\r\n") });
     assert_eq!(shard.received(server, 10), b"STARTTLS\r\n");
     assert_eq!(shard.received(client, 10), b"STARTTLS\r\n");
-    shard.command(Command::StartTls { conn: server, side: TlsSide::Server });
+    shard.command(Command::StartTls { conn: server, side: TlsSide::Server { begun: false } });
     shard.command(Command::StartTls { conn: client, side: side("anything at all", false) });
     started(&shard, client, server, b"protected\r\n");
     // Much in one go, with a notice at its end.
@@ -166,7 +166,7 @@ fn clear_text_is_never_carried_into_tls() {
     // The rest of the same segment is left over, and dropped; what comes after it is not TLS.
     stream.write_all(b"STARTTLS\r\nMAIL FROM:<evil@example.org>\r\n").unwrap();
     assert_eq!(shard.received(conn, 10), b"STARTTLS\r\n");
-    shard.command(Command::StartTls { conn, side: TlsSide::Server });
+    shard.command(Command::StartTls { conn, side: TlsSide::Server { begun: false } });
     stream.write_all(b"RCPT TO:<victim@example.org>\r\n").unwrap();
     match shard.event() {
         Event::Closed(of, CloseReason::Tls(text)) => assert!(of == conn && text.contains("not TLS"), "{text}"),

@@ -9,7 +9,7 @@ use crate::io::clock::Clock;
 use crate::io::connection::{Connection, Flushed, Output, Table};
 use crate::io::connection_task::ConnectionTask;
 use crate::io::disk::Disk;
-use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo};
+use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide};
 use crate::io::mailbox::{InboxSender, Sender};
 use crate::io::net;
 use crate::io::tls::TlsSetup;
@@ -202,7 +202,7 @@ impl<H: Handler + 'static> Shard<H> {
                 let mut connection = Connection::new(id.generation, socket);
                 connection.listener = u16::try_from(listener).unwrap_or(u16::MAX);
                 if implicit_tls {
-                    connection.output.push_back(Output::StartTls(Box::new(crate::io::handler::TlsSide::Server)));
+                    connection.output.push_back(Output::StartTls(Box::new(TlsSide::Server { begun: true })));
                     connection.handshake_due = true;
                 }
                 self.table.borrow_mut().insert(id, connection);
@@ -358,8 +358,9 @@ impl<H: Handler + 'static> Shard<H> {
             Command::Connect { conn, to, from, timeout } => self.connect(conn, to, from, timeout),
             Command::StartTls { conn, side } => {
                 self.with(conn, |connection| {
-                    // What came in clear must not be taken for something that came protected.
-                    connection.rest = Vec::new();
+                    if side != (TlsSide::Server { begun: true }) {
+                        connection.rest = Vec::new();
+                    }
                     connection.paused = false;
                     connection.handshake_due = true;
                 });

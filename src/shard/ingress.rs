@@ -101,9 +101,7 @@ impl Core {
         }
         let settings = &self.settings.listeners[listener];
         let mut session = Session::new(settings.session.clone(), settings.implicit_tls, now.instant);
-        if !settings.implicit_tls {
-            session.start(now.instant, out);
-        }
+        session.start(now.instant, out);
         let conn = self.connections.allocate();
         let state = InboundState {
             conn,
@@ -159,7 +157,11 @@ impl Core {
         match step {
             Step::Read => {}
             Step::AwaitStorage => inbound.state.storing = true,
-            Step::StartTls => self.start_tls(conn, TlsSide::Server),
+            Step::StartTls => self.start_tls(conn, TlsSide::Server { begun: false }),
+            Step::BeginTls => {
+                inbound.state.paused = false;
+                self.start_tls(conn, TlsSide::Server { begun: true });
+            }
             Step::Close => self.close(conn, true),
         }
         self.connections.put(conn, Conn::Inbound(inbound));
@@ -172,12 +174,7 @@ impl Core {
         now: Now,
         out: &mut Vec<u8>,
     ) {
-        let implicit = self.settings.listeners[usize::from(inbound.state.listener)].implicit_tls;
-        if implicit {
-            inbound.session.start(now.instant, out);
-        } else {
-            inbound.session.handle_tls_started(now.instant);
-        }
+        inbound.session.handle_tls_started(now.instant, out);
         inbound.state.tls = Some(info);
         inbound.state.helo = Box::default();
         self.connections.put(inbound.state.conn, Conn::Inbound(inbound));

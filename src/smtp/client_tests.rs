@@ -1061,7 +1061,7 @@ fn our_own_server_gets_what_the_client_sends() {
                             }
                             ClientEvent::StartTls => {
                                 assert!(std::mem::take(&mut peer.tls_due));
-                                peer.session.handle_tls_started(at(1));
+                                peer.session.handle_tls_started(at(1), &mut Vec::new());
                                 client.handle_tls_started(at(1));
                             }
                             ClientEvent::WantContent { offset, max } => {

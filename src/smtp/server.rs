@@ -6,7 +6,7 @@
 
 use crate::clock::{Instant, Now};
 use crate::id::MessageId;
-use crate::limits::SESSION_REPLIES_OCTETS_MAX;
+use crate::limits::{HANDSHAKE_TIMEOUT, SESSION_REPLIES_OCTETS_MAX};
 use crate::reply::Reply;
 use crate::smtp::command::{self, Command};
 use crate::smtp::data::{Framing, Scanner};
@@ -30,6 +30,8 @@ pub enum Step {
     AwaitStorage,
     /// Send the replies, run the handshake, then [`Session::handle_tls_started`].
     StartTls,
+    /// The client begins with its handshake: what is not taken of the input is the start of that.
+    BeginTls,
     /// Send the replies and close.
     Close,
 }
@@ -49,6 +51,8 @@ pub(super) enum Phase {
     Storing,
     /// The client was told to start TLS; `injected`: it has sent something behind that in the clear.
     StartTls { injected: bool },
+    /// A handshake comes first, at once or behind a PROXY header.
+    Handshake,
     /// The end.
     Closed,
 }
@@ -93,11 +97,15 @@ pub struct Session {
 const _: () = assert!(size_of::<Session>() <= 256, "an idle connection must cost little");
 
 impl Session {
-    /// A session that has just been accepted; `tls`: under TLS from its start.
+    /// A session that has just been accepted; `tls`: under TLS from its start, but for a PROXY header.
     pub fn new(config: Arc<SessionConfig>, tls: bool, now: Instant) -> Session {
-        let phase = if config.proxy && !tls { Phase::Proxy(Box::default()) } else { Phase::Command };
+        let phase = match (config.proxy, tls) {
+            (true, _) => Phase::Proxy(Box::default()),
+            (false, true) => Phase::Handshake,
+            (false, false) => Phase::Command,
+        };
         Session {
-            deadline: now.after(config.command_timeout),
+            deadline: now.after(config.command_timeout.min(HANDSHAKE_TIMEOUT)),
             config,
             lines: LineReader::default(),
             phase,
@@ -113,10 +121,10 @@ impl Session {
         }
     }
 
-    /// Greets, unless a PROXY header must come first (RFC 5321 3.1). To be called once, before any input.
+    /// Greets, unless a PROXY header or a handshake must come first (RFC 5321 3.1). To be called once, before any input.
     pub fn start(&mut self, now: Instant, out: &mut Vec<u8>) {
-        self.deadline = now.after(self.config.command_timeout);
-        if !matches!(self.phase, Phase::Proxy(_)) {
+        if matches!(self.phase, Phase::Command) {
+            self.deadline = now.after(self.config.command_timeout);
             self.write_greeting(out);
         }
     }
@@ -146,6 +154,7 @@ impl Session {
                     self.phase = Phase::StartTls { injected: injected || !rest.is_empty() };
                     return (input.len(), Step::StartTls);
                 }
+                Phase::Handshake => return (done, Step::BeginTls),
                 Phase::Storing => return (done, Step::AwaitStorage),
                 Phase::Closed => return (input.len(), Step::Close),
             };
@@ -154,7 +163,7 @@ impl Session {
             if advanced {
                 self.close_if_due(owner, out);
             }
-            if matches!(self.phase, Phase::Storing | Phase::Closed | Phase::StartTls { .. }) {
+            if matches!(self.phase, Phase::Storing | Phase::Closed | Phase::StartTls { .. } | Phase::Handshake) {
                 self.arm(now.instant);
             } else if done == input.len() {
                 if progress {
@@ -186,8 +195,12 @@ impl Session {
         self.step()
     }
 
-    /// The handshake is done: all that was said before is forgotten (RFC 3207 4.2) but for what counts as abuse.
-    pub fn handle_tls_started(&mut self, now: Instant) {
+    /// The handshake is done: all that was said before is forgotten (RFC 3207 4.2) but for what counts as abuse. Greets
+    /// where the handshake came first.
+    pub fn handle_tls_started(&mut self, now: Instant, out: &mut Vec<u8>) {
+        if matches!(self.phase, Phase::Handshake) {
+            self.write_greeting(out);
+        }
         self.tls = true;
         self.greeted = false;
         self.lines.clear();
@@ -206,7 +219,7 @@ impl Session {
         match self.phase {
             Phase::Storing | Phase::Closed => return self.step(),
             // Whoever has not said who the client is, or is within a handshake, would not understand.
-            Phase::Proxy(_) | Phase::StartTls { .. } => self.phase = Phase::Closed,
+            Phase::Proxy(_) | Phase::StartTls { .. } | Phase::Handshake => self.phase = Phase::Closed,
             Phase::Command if self.transaction.scanner.is_none() => {
                 self.close(out, "4.4.2", "no command came in time; connect again");
             }
@@ -225,7 +238,7 @@ impl Session {
     /// The host stops: a session between transactions ends with 421 (RFC 5321 3.8), another one after its transaction.
     pub fn handle_shutdown(&mut self, out: &mut Vec<u8>) -> Step {
         self.shutting_down = true;
-        if matches!(self.phase, Phase::StartTls { .. }) {
+        if matches!(self.phase, Phase::StartTls { .. } | Phase::Handshake) {
             self.phase = Phase::Closed;
         }
         self.close_if_over(out);
@@ -242,6 +255,7 @@ impl Session {
             Phase::Proxy(_) | Phase::Command | Phase::Data | Phase::Chunk { .. } => Step::Read,
             Phase::Storing => Step::AwaitStorage,
             Phase::StartTls { .. } => Step::StartTls,
+            Phase::Handshake => Step::BeginTls,
             Phase::Closed => Step::Close,
         }
     }
@@ -255,7 +269,10 @@ impl Session {
             Phase::Command if self.transaction.scanner.is_some() => {
                 now.after(config.command_timeout).min(self.content_deadline)
             }
-            Phase::Proxy(_) | Phase::Command | Phase::StartTls { .. } => now.after(config.command_timeout),
+            Phase::Command => now.after(config.command_timeout),
+            Phase::Proxy(_) | Phase::StartTls { .. } | Phase::Handshake => {
+                now.after(config.command_timeout.min(HANDSHAKE_TIMEOUT))
+            }
         };
     }
 
@@ -321,8 +338,12 @@ impl Session {
                 if let Some(client) = client {
                     owner.proxied(client);
                 }
-                self.phase = Phase::Command;
-                self.write_greeting(out);
+                if self.tls {
+                    self.phase = Phase::Handshake;
+                } else {
+                    self.phase = Phase::Command;
+                    self.write_greeting(out);
+                }
                 (consumed, true)
             }
             Err(_) => {
@@ -639,7 +660,7 @@ mod tests {
                         let result = Ok(MessageId(self.stored));
                         self.session.handle_stored(result, now.instant, &mut self.out);
                     }
-                    Step::StartTls | Step::Close => return step,
+                    Step::StartTls | Step::BeginTls | Step::Close => return step,
                 }
                 if rest.is_empty() {
                     return self.session.step();
@@ -772,7 +793,7 @@ mod tests {
         assert_eq!(talk.say("more"), Step::StartTls);
         assert_eq!(talk.replies(), "220 2.0.0 Ready to start TLS\r\n");
         assert_eq!(talk.session.errors, 1);
-        talk.session.handle_tls_started(at(5).instant);
+        talk.session.handle_tls_started(at(5).instant, &mut talk.out);
         assert_eq!(talk.session.deadline(), at(305).instant);
         assert_eq!(talk.say("MAIL FROM:<a@b>\r\nSTARTTLS\r\nEHLO c\r\n"), Step::Read);
         let replies = talk.replies();
@@ -798,6 +819,28 @@ mod tests {
         let mut talk = proxied();
         assert_eq!(talk.session.handle_timeout(at(300).instant, &mut talk.out), Step::Close);
         assert!(talk.out.is_empty());
+    }
+
+    #[test]
+    fn what_follows_a_proxy_header_may_be_a_handshake() {
+        let config = || Arc::new(SessionConfig { proxy: true, ..config() });
+        let (mut session, mut owner, mut out) =
+            (Session::new(config(), true, at(0).instant), Owner::default(), Vec::new());
+        session.start(at(0).instant, &mut out);
+        let header = b"PROXY TCP4 192.0.2.7 192.0.2.1 5 465\r\n";
+        let (taken, step) = session.handle_input(&[&header[..], b"\x16\x03"].concat(), at(1), &mut owner, &mut out);
+        assert_eq!((taken, step, out.len()), (header.len(), Step::BeginTls, 0));
+        assert_eq!(session.handle_input(b"\x01", at(2), &mut owner, &mut out), (0, Step::BeginTls));
+        session.handle_tls_started(at(3).instant, &mut out);
+        assert_eq!(out, b"220 mx.example.org ESMTP ready\r\n");
+        assert_eq!(session.handle_input(b"STARTTLS\r\n", at(4), &mut owner, &mut out), (10, Step::Read));
+        assert!(out.ends_with(b"503 5.5.1 TLS is already active; go on with EHLO\r\n"), "{}", out.escape_ascii());
+
+        let mut session = Session::new(config(), true, at(0).instant);
+        assert_eq!(session.handle_input(header, at(1), &mut owner, &mut out).1, Step::BeginTls);
+        assert_eq!(session.deadline(), at(61).instant);
+        let said = out.len();
+        assert_eq!((session.handle_timeout(at(61).instant, &mut out), out.len()), (Step::Close, said));
     }
 
     #[test]

@@ -73,18 +73,34 @@ impl Sink {
         Sink::on((Ipv4Addr::LOCALHOST.into(), 0), extensions, answers)
     }
 
+    /// One that offers TLS, but only version 1.2.
+    pub fn of_old_tls() -> Sink {
+        let tls = Some(self_signed(&[&rustls::version::TLS12]));
+        Sink::listening((Ipv4Addr::LOCALHOST.into(), 0), &["STARTTLS", "PIPELINING"], Box::new(|_| None), tls)
+    }
+
     /// On this address; extensions with STARTTLS bring a certificate that nobody has signed.
     pub fn on(
         at: (IpAddr, u16),
         extensions: &[&str],
         answers: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Sink {
+        let tls = extensions.contains(&"STARTTLS").then(|| self_signed(rustls::ALL_VERSIONS));
+        Sink::listening(at, extensions, Box::new(answers), tls)
+    }
+
+    fn listening(
+        at: (IpAddr, u16),
+        extensions: &[&str],
+        answers: Box<Answers>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Sink {
         let listener = TcpListener::bind(at).expect("an address for a destination");
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             offered: extensions.iter().map(|name| (*name).to_owned()).collect(),
-            tls: extensions.contains(&"STARTTLS").then(self_signed),
-            answers: Box::new(answers),
+            tls,
+            answers,
             connections: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             open: Mutex::default(),
@@ -162,12 +178,12 @@ impl Drop for Sink {
 }
 
 /// A certificate that no authority has signed, for a name that nobody asked for.
-fn self_signed() -> Arc<rustls::ServerConfig> {
+fn self_signed(versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<rustls::ServerConfig> {
     let made = rcgen::generate_simple_self_signed(vec!["someone-else.test".to_owned()]).expect("a certificate");
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("versions")
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
