@@ -836,7 +836,7 @@ mod tests {
         assert_eq!(session.handle_input(b"STARTTLS\r\n", at(4), &mut owner, &mut out), (10, Step::Read));
         assert!(out.ends_with(b"503 5.5.1 TLS is already active; go on with EHLO\r\n"), "{}", out.escape_ascii());
 
-        let mut session = Session::new(config(), true, at(0).instant);
+        let (mut session, mut owner) = (Session::new(config(), true, at(0).instant), Owner::default());
         assert_eq!(session.handle_input(header, at(1), &mut owner, &mut out).1, Step::BeginTls);
         assert_eq!(session.deadline(), at(61).instant);
         let said = out.len();
