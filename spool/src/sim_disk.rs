@@ -521,6 +521,15 @@ impl Disk for SimDisk {
         Ok(self.inner().spares.len())
     }
 
+    fn recycle_all(&self, segments: &[SegmentId], spares_max: usize) -> io::Result<()> {
+        let mut inner = self.inner();
+        for segment in segments {
+            let reuse = inner.spares.len() < spares_max;
+            inner.retire(*segment, reuse).map_err(|_| io::ErrorKind::NotFound)?;
+        }
+        Ok(())
+    }
+
     fn open(&self, file: FileId) -> io::Result<Box<dyn DiskFile + '_>> {
         let inner = self.inner();
         let found = inner.files.get(&file).ok_or(io::ErrorKind::NotFound)?;

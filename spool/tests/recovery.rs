@@ -4,11 +4,12 @@ mod rig;
 
 use proptest::prelude::*;
 use rig::{Rig, SEGMENT, config};
+use ringpost_spool::batch::{BatchHead, DurableEnd};
 use ringpost_spool::sim_disk::{FaultAt, SimDiskConfig};
 use ringpost_spool::verify::{DumpItem, dump, verify};
 use ringpost_spool::{
-    ContentRef, DiskError, DiskOp, FileId, LogConfig, LogEvent, NewContent, NewMessage, OutcomeKind, RecoveryError,
-    SegmentId, SimDisk, Snapshot, recover, recover_from,
+    ContentRef, Disk, DiskError, DiskOp, FileId, Log, LogConfig, LogEvent, NewContent, NewMessage, OutcomeKind,
+    RecoveryError, SegmentId, SimDisk, Snapshot, recover, recover_from,
 };
 
 /// Appends messages, each in a batch of its own and durable, and gives their places.
@@ -71,11 +72,9 @@ fn a_header_that_never_reached_the_disk_is_no_damage() {
     assert!(messages.is_empty() && report.damage.is_empty());
 }
 
-#[test]
-fn a_newer_version_is_refused_and_nothing_is_touched() {
-    let mut rig = Rig::new();
-    let stored = store(&mut rig, 1..2, 100);
-    let file = FileId::Segment(stored[0].1.segment);
+/// The segment's header says that a newer version wrote it.
+fn make_newer(rig: &Rig, segment: SegmentId) {
+    let file = FileId::Segment(segment);
     let mut bytes = rig.disk.bytes(file).unwrap();
     bytes[8] = 9;
     // The version is covered by the header's checksum, so it is made anew.
@@ -83,6 +82,13 @@ fn a_newer_version_is_refused_and_nothing_is_touched() {
     let sum = crc32c::crc32c_append(seed, &bytes[..60]);
     bytes[60..64].copy_from_slice(&sum.to_le_bytes());
     rig.disk.put(file, bytes);
+}
+
+#[test]
+fn a_newer_version_is_refused_and_nothing_is_touched() {
+    let mut rig = Rig::new();
+    let stored = store(&mut rig, 1..2, 100);
+    make_newer(&rig, stored[0].1.segment);
     rig.disk.put(FileId::Content(77), vec![0; 4096]);
     let refused = recover(&rig.disk, 1, &mut |_, _| ());
     assert!(matches!(refused, Err(RecoveryError::Version { version: 9, .. })));
@@ -339,6 +345,110 @@ fn new_segments_are_left_alone() {
     let mut found = Vec::new();
     recover_from(&rig.disk, &snapshot, 1, &mut |_, message| found.push(message.id)).unwrap();
     assert_eq!(found, [1, 2]);
+}
+
+/// The process starts, its first segments are prepared, and it dies before its recovery has begun.
+fn quick_start(rig: &mut Rig) {
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    snapshot.free_unused(&rig.disk, 4).unwrap();
+    rig.log = Log::new(LogConfig { seed: 77 + rig.now_ms, ..config() }, snapshot.next_sequence());
+    rig.now_ms += 1;
+    rig.run();
+}
+
+#[test]
+fn quick_starts_do_not_pile_up_files() {
+    let mut rig = Rig::new();
+    let mut stored = Vec::new();
+    let mut next = 3;
+    for start in 0..150 {
+        quick_start(&mut rig);
+        let listed = rig.disk.segments().unwrap();
+        let first = listed.iter().map(|segment| segment.sequence()).max().unwrap() - 2;
+        assert!(first >= next, "start {start}: sequences rise");
+        next = first + 1;
+        if start % 50 == 20 {
+            stored.extend(store(&mut rig, start..start + 1, 100));
+        }
+        // The prepared ones, those that hold something, and spares.
+        let files = rig.disk.segments().unwrap().len() + rig.disk.spares().unwrap();
+        assert!(files <= 3 + stored.len() + 4, "start {start} left {files} files");
+        rig.disk.kill();
+    }
+    let (messages, report) = rig.restart();
+    assert_eq!(messages.iter().map(|m| m.id).collect::<Vec<_>>(), ids(&stored));
+    assert!(report.damage.is_empty(), "{:?}", report.damage);
+}
+
+/// What the start's look frees in a spool of four segments of which the first is in use.
+fn freed(change: impl FnOnce(&Rig)) -> Vec<u32> {
+    let mut rig = Rig::new();
+    store(&mut rig, 1..2, 100);
+    change(&rig);
+    let before = rig.disk.segments().unwrap();
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    let next = snapshot.next_sequence();
+    let count = snapshot.free_unused(&rig.disk, 4).unwrap();
+    assert_eq!(snapshot.next_sequence(), next, "numbers are not given out again in the same run");
+    let after = rig.disk.segments().unwrap();
+    let freed: Vec<u32> = before.iter().filter(|id| !after.contains(id)).map(|id| id.sequence()).collect();
+    assert_eq!(freed.len(), count);
+    // The snapshot does not name them any more: recovery misses nothing.
+    let report = recover_from(&rig.disk, &snapshot, 1, &mut |_, _| ()).unwrap();
+    assert!(report.damage.is_empty(), "{:?}", report.damage);
+    freed
+}
+
+#[test]
+fn only_what_was_surely_never_used_is_freed_at_the_start() {
+    let second = FileId::Segment(SegmentId::new(0, 1));
+    assert_eq!(freed(|_| ()), [1, 2, 3]);
+    // A torn header, or anything else in the first block.
+    assert_eq!(freed(|rig| assert!(rig.disk.damage(second, 4095, 1))), [2, 3]);
+    // The first write was torn: the batch is there, the header is not.
+    let torn = |rig: &Rig| {
+        let head = BatchHead { generation: 9, sequence: 0, records: 0, len: 48, durable_end: DurableEnd::default() };
+        let mut bytes = vec![0; SEGMENT as usize];
+        bytes[4096..4144].copy_from_slice(&head.encode(SegmentId::new(0, 1), 4096));
+        rig.disk.put(second, bytes);
+    };
+    assert_eq!(freed(torn), [2, 3]);
+    // A recycled file holds old batches, of another segment: it was not used as this one.
+    let recycled = |rig: &Rig| {
+        let mut bytes = rig.disk.bytes(FileId::Segment(SegmentId::new(0, 0))).unwrap();
+        bytes[..4096].fill(0);
+        rig.disk.put(second, bytes);
+    };
+    assert_eq!(freed(recycled), [1, 2, 3]);
+    assert_eq!(freed(|rig| rig.disk.break_block(second, 0)), [2, 3]);
+    assert_eq!(freed(|rig| rig.disk.break_block(second, 5000)), [2, 3]);
+    assert_eq!(freed(|rig| rig.disk.put(second, vec![0; 2048])), [2, 3]);
+}
+
+#[test]
+fn a_segment_that_a_header_names_is_left_for_recovery_which_sees_the_gap() {
+    let mut rig = Rig::new();
+    store(&mut rig, 1..40, 4_000);
+    let first = FileId::Segment(SegmentId::new(0, 0));
+    let before = rig.disk.segments().unwrap();
+    assert!(before.len() > 3);
+    // As if nothing of the first had reached the disk.
+    rig.disk.put(first, vec![0; SEGMENT as usize]);
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    snapshot.free_unused(&rig.disk, 4).unwrap();
+    assert!(rig.disk.bytes(first).is_some());
+    let report = recover_from(&rig.disk, &snapshot, 1, &mut |_, _| ()).unwrap();
+    assert_eq!(report.damage.first().map(|damage| damage.file), Some(first), "it is missed");
+}
+
+#[test]
+fn nothing_is_freed_where_a_newer_version_wrote() {
+    let mut rig = Rig::new();
+    store(&mut rig, 1..2, 100);
+    make_newer(&rig, SegmentId::new(0, 0));
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    assert_eq!(snapshot.free_unused(&rig.disk, 4).unwrap(), 0);
+    assert_eq!(rig.disk.segments().unwrap().len(), 4);
 }
 
 /// A spool with some of everything, as files.
