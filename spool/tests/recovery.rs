@@ -119,6 +119,69 @@ fn a_damaged_footer_loses_no_message() {
 }
 
 #[test]
+fn a_damaged_trailer_loses_no_message_and_is_told() {
+    for byte in [1, 8, 12, 20, 40, 60, 64] {
+        let mut rig = Rig::new();
+        let stored = store(&mut rig, 1..30, 4_000);
+        let segment = stored[0].1.segment;
+        rig.disk.damage(FileId::Segment(segment), u64::from(SEGMENT) - byte, 1);
+        for report in [verify(&rig.disk).unwrap(), rig.recover().1] {
+            assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+            assert_eq!(
+                (report.damage[0].file, report.damage[0].offset),
+                (FileId::Segment(segment), u64::from(SEGMENT) - 64)
+            );
+            assert!(report.segments[0].iter().any(|s| s.damaged && s.segment == segment));
+        }
+        assert_eq!(rig.ids(), ids(&stored));
+    }
+}
+
+#[test]
+fn verify_tells_a_damaged_trailer_that_no_start_needs() {
+    let mut rig = Rig::new();
+    let stored = store(&mut rig, 1..30, 4_000);
+    // Every later segment of the run goes, so nothing says any more that it went beyond its first.
+    for (id, content) in stored.iter().filter(|(_, content)| content.segment != stored[0].1.segment) {
+        rig.deliver(*id, *content);
+    }
+    for _ in 0..2 {
+        rig.settle();
+        rig.restart();
+    }
+    rig.settle();
+    assert!(verify(&rig.disk).unwrap().damage.is_empty(), "{:?}", verify(&rig.disk).unwrap().damage);
+    let file = FileId::Segment(stored[0].1.segment);
+    rig.disk.damage(file, u64::from(SEGMENT) - 10, 1);
+    assert_eq!(verify(&rig.disk).unwrap().damage.len(), 1);
+    assert_sound(&rig);
+}
+
+#[test]
+fn verify_tells_a_damaged_batch_header_that_a_start_need_not_read() {
+    let (mut heads, mut notes) = (0, 0);
+    for batch in 0..5 {
+        let mut rig = Rig::new();
+        rig.log.append_note(b"a note").unwrap();
+        let stored = store(&mut rig, 1..30, 4_000);
+        assert!(verify(&rig.disk).unwrap().damage.is_empty());
+        let segment = stored[0].1.segment;
+        let at = batch_offsets(&rig, segment)[batch];
+        rig.disk.damage(FileId::Segment(segment), u64::from(at) + 20, 1);
+        assert_sound(&rig);
+        let damage = verify(&rig.disk).unwrap().damage;
+        assert_eq!((damage.len(), damage[0].offset), (1, u64::from(at)), "{damage:?}");
+        heads += 1;
+        // The note stands in the first batch, and recovery does not read notes of sealed segments either.
+        rig.disk.damage(FileId::Segment(segment), u64::from(at) + 20, 1);
+        rig.disk.damage(FileId::Segment(segment), 4096 + 48 + 41, 1);
+        assert_sound(&rig);
+        notes += verify(&rig.disk).unwrap().damage.iter().filter(|damage| damage.offset == 4096 + 48).count();
+    }
+    assert_eq!((heads, notes), (5, 5));
+}
+
+#[test]
 fn a_bad_batch_below_the_durable_end_is_damage_and_the_rest_is_kept() {
     let mut rig = Rig::new();
     let stored = store(&mut rig, 1..7, 1_000);
