@@ -5,9 +5,10 @@
 //! A segment counts as never used only if everything says so: its first block is zeros, as preparing leaves it, no batch
 //! of this segment begins behind it, it has no trailer, and no later header names it as the one filled before. Header
 //! and first batch are one write, so an acknowledged record always comes with a header. What is doubtful (a torn first
-//! write, a first block that went bad) is left to recovery, which knows cuts and durable ends as well. In particular a
-//! segment that a header names stays, though nothing of it may have reached the disk: it is the gap behind which the
-//! later segments of its run are void.
+//! write, a first block that went bad) is left to recovery, which knows cuts and durable ends as well. In particular
+//! - a segment that a header names stays, though nothing of it may have reached the disk: it is the gap behind which the
+//!   later segments of its run are void;
+//! - one that is older than a run that wrote something stays, since that run may have stated its end in a cut.
 
 use super::Snapshot;
 use crate::batch::{BATCH_HEAD_LEN, BatchHead};
@@ -17,13 +18,13 @@ use crate::reader::Reader;
 use crate::segment::{BLOCK, HeaderError, SegmentId};
 use std::io;
 
-/// After so many used segments of a log in a row, older ones are not looked at: unused ones of a run are its last.
+/// After so many used segments of a log in a row, its older ones are not looked at: unused ones of a run are its last.
 const USED_IN_ROW_MAX: usize = 64;
 
 /// What the first blocks of a segment say.
 enum Seen {
-    /// In use, by a header, which may name the segment before.
-    Used(Option<SegmentId>),
+    /// In use, by a header: the epoch, and the segment it names as the one before.
+    Used(u32, Option<SegmentId>),
     /// Prepared and never used.
     Unused,
     /// Neither for sure.
@@ -62,31 +63,35 @@ impl Snapshot {
     /// `None`: nothing may be touched.
     fn find_unused(&self, disk: &dyn Disk) -> Option<Vec<SegmentId>> {
         let mut order = self.segments.clone();
-        // Log by log, newest first: a header that names a segment is in a newer one.
-        order.sort_unstable_by_key(|id| std::cmp::Reverse(*id));
+        // Newest first: what speaks of a segment is in one with a greater sequence.
+        order.sort_unstable_by_key(|id| std::cmp::Reverse((id.sequence(), id.log())));
         let mut unused = Vec::new();
         let mut named: HashSet<SegmentId> = HashSet::default();
-        let (mut log, mut used_in_row) = (None, 0);
+        let (mut newest_run, mut used_in_row) = (0, [0usize; 256]);
         for id in order {
-            if log != Some(id.log()) {
-                (log, used_in_row) = (Some(id.log()), 0);
+            if id.sequence() < newest_run {
+                break;
             }
-            if used_in_row >= USED_IN_ROW_MAX {
+            let row = &mut used_in_row[usize::from(id.log())];
+            if *row >= USED_IN_ROW_MAX {
                 continue;
             }
+            *row += 1;
             match look(disk, id) {
                 Seen::Newer => return None,
-                Seen::Used(previous) => {
+                Seen::Used(epoch, previous) => {
+                    newest_run = newest_run.max(epoch);
                     named.extend(previous);
-                    used_in_row += 1;
                 }
                 Seen::Unused if !named.contains(&id) => {
                     unused.push(id);
-                    used_in_row = 0;
+                    *row = 0;
                 }
-                Seen::Unused | Seen::Doubtful => used_in_row += 1,
+                Seen::Unused | Seen::Doubtful => {}
             }
         }
+        // Of equal sequences one may have been looked at before the header of a later run was.
+        unused.retain(|id| id.sequence() >= newest_run);
         Some(unused)
     }
 }
@@ -96,7 +101,7 @@ fn look(disk: &dyn Disk, id: SegmentId) -> Seen {
         return Seen::Doubtful;
     };
     match reader.header(id) {
-        Ok(header) => return Seen::Used(header.previous),
+        Ok(header) => return Seen::Used(header.epoch, header.previous),
         Err(HeaderError::Version(_)) => return Seen::Newer,
         Err(HeaderError::Absent) => {}
     }
