@@ -138,8 +138,6 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     if let Some(warning) = directory.warning() {
         log.notice(Severity::Warning, &warning);
     }
-    crate::io::sigbus::install_sigbus_handler()
-        .map_err(|cause| ServeError::Start { what: "the handler of SIGBUS", cause })?;
     let (machine, io_memory) = probe_machine(shards)?;
     for warning in &machine.warnings {
         log.notice(Severity::Warning, warning);

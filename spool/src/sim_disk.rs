@@ -358,6 +358,8 @@ impl Inner {
 
     fn prepare(&mut self, segment: SegmentId) -> Result<Bytes, DiskError> {
         let size = self.config.segment_size as usize;
+        // Spares of another size are removed.
+        self.spares.retain(|spare| spare.stable.len() == size);
         let file = match self.spares.pop() {
             Some(mut spare) => {
                 spare.stable[..BLOCK as usize].fill(0);

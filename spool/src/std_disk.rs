@@ -89,7 +89,8 @@ impl StdDisk {
             let _ = fs::remove_file(&new);
             return Err(error);
         }
-        self.sync_segments()
+        // The caller takes it as not there after an error, so it must not stay: each attempt would leave one.
+        self.sync_segments().inspect_err(|_| drop(fs::remove_file(&path)))
     }
 
     /// Performs [`DiskOp::Recycle`](crate::DiskOp::Recycle): the file becomes a spare, or is removed if there are
