@@ -117,6 +117,8 @@ pub struct Log {
     ready: BTreeSet<SegmentId>,
     preparing: usize,
     prepare_retry_ms: Option<u64>,
+    /// Whether the attempt before the retry found no space.
+    prepare_found_full: bool,
     /// Attempts to prepare segments that failed in a row.
     prepare_failures: u32,
     disk_full: bool,
@@ -172,6 +174,7 @@ impl Log {
             ready: BTreeSet::new(),
             preparing: 0,
             prepare_retry_ms: None,
+            prepare_found_full: false,
             prepare_failures: 0,
             disk_full: false,
             kept: BTreeMap::new(),

@@ -258,6 +258,17 @@ fn each_refusal_has_its_reason() {
     answer_preparations(&mut rig, Err(DiskError::NoSpace));
     assert_eq!((rig.log.refusal_of_messages(), rig.log.room_is_coming()), (Some(LogFull::NoSpace), false));
     assert_eq!(rig.try_append(1_001, 3_000), Err(LogFull::NoSpace));
+    // Nor if one of several finds a spare.
+    let mut rig = Rig::new();
+    append_until_refused(&mut rig);
+    let ops: Vec<_> =
+        std::iter::from_fn(|| rig.log.poll_op()).filter(|op| matches!(op, DiskOp::Prepare { .. })).collect();
+    assert!(ops.len() > 1);
+    for (op, result) in ops.iter().zip([Err(DiskError::NoSpace), Ok(Bytes::new())]) {
+        rig.done(DiskDone { op: op.op(), result });
+    }
+    append_until_refused(&mut rig);
+    assert_eq!(rig.log.refusal_of_messages(), Some(LogFull::NoSpace));
     // Too much waits for its sync.
     let mut rig = Rig::with(LogConfig { unsynced_max: 10_000, ..config() }, SimDiskConfig::sound(SEGMENT));
     assert_eq!(append_until_refused(&mut rig), LogFull::Behind);
