@@ -138,8 +138,6 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     if let Some(warning) = directory.warning() {
         log.notice(Severity::Warning, &warning);
     }
-    crate::io::sigbus::install_sigbus_handler()
-        .map_err(|cause| ServeError::Start { what: "the handler of SIGBUS", cause })?;
     let (machine, io_memory) = probe_machine(shards)?;
     for warning in &machine.warnings {
         log.notice(Severity::Warning, warning);
@@ -151,18 +149,22 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     let settings = Arc::new(config::settings::settings(config, services.sandbox_address()));
     let registry = SiteRegistry::new(Arc::clone(&settings), shards);
     let disk = StdDisk::open(directory.path()).map_err(|cause| ServeError::Spool(cause.to_string()))?;
-    let snapshot = Snapshot::take(&disk).map_err(|cause| ServeError::Spool(cause.to_string()))?;
+    let mut snapshot = Snapshot::take(&disk).map_err(|cause| ServeError::Spool(cause.to_string()))?;
+    let spares = settings.spare_segments * usize::from(shards);
+    if let Err(error) = snapshot.free_unused(&disk, spares) {
+        let text = format!(
+            "segments of the spool that were prepared and never used could not be freed: {error}; check the spool's disk \
+             and permissions"
+        );
+        log.notice(Severity::Warning, &text);
+    }
     let plan = ShardPlan {
         shards,
         settings: Arc::clone(&settings),
         first_sequence: snapshot.next_sequence(),
         spool_written: UnixTime::from_millis(directory.last_written_ms()),
         loads: Arc::new(Loads::new(shards)),
-        disk: DiskSpec {
-            directory: directory.path().to_owned(),
-            segment_size: settings.segment_size,
-            spares: settings.spare_segments * usize::from(shards),
-        },
+        disk: DiskSpec { directory: directory.path().to_owned(), segment_size: settings.segment_size, spares },
         tls,
         cores: machine.cores,
         io_memory,

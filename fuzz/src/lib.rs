@@ -19,3 +19,4 @@ pub mod reply;
 pub mod smtp;
 
 pub mod pieces;
+pub mod taker;

@@ -187,6 +187,9 @@ pub trait Disk: Sync {
     fn spares(&self) -> io::Result<usize>;
     /// Opens a file for reading.
     fn open(&self, file: FileId) -> io::Result<Box<dyn DiskFile + '_>>;
+    /// These segments hold nothing: their files become spares, or are removed where `spares_max` exist already. The
+    /// directory is synced once, at the end.
+    fn recycle_all(&self, segments: &[SegmentId], spares_max: usize) -> io::Result<()>;
     /// fdatasync: what was read before this is on stable storage afterwards.
     fn sync(&self, segment: SegmentId) -> io::Result<()>;
     /// Unlinks a content file.

@@ -117,6 +117,10 @@ pub struct Log {
     ready: BTreeSet<SegmentId>,
     preparing: usize,
     prepare_retry_ms: Option<u64>,
+    /// Whether the attempt before the retry found no space.
+    prepare_found_full: bool,
+    /// Attempts to prepare segments that failed in a row.
+    prepare_failures: u32,
     disk_full: bool,
     kept: BTreeMap<SegmentId, Kept>,
     adopted: bool,
@@ -170,6 +174,8 @@ impl Log {
             ready: BTreeSet::new(),
             preparing: 0,
             prepare_retry_ms: None,
+            prepare_found_full: false,
+            prepare_failures: 0,
             disk_full: false,
             kept: BTreeMap::new(),
             adopted: false,
@@ -284,10 +290,19 @@ impl Log {
         !self.something_waits() && self.place_would_do(room, Who::Message)
     }
 
-    /// Whether room that messages do not find now is on its way: segments are being prepared, and nothing says that
-    /// this will not do. The answer that ends it comes with [`Log::handle_done`].
+    /// Why a message of usual size would be refused now; `None`: it would be taken.
+    pub fn refusal_of_messages(&self) -> Option<LogFull> {
+        if self.accepts_messages() {
+            return None;
+        }
+        Some(self.refusal(Who::Message).unwrap_or_else(|| self.why_no_segment()))
+    }
+
+    /// Whether room that messages do not find now is on its way: segments are being prepared, or will be again a moment
+    /// after a first failure, and nothing says that this will not do. What ends it comes with [`Log::handle_done`], or
+    /// with [`Log::flush`] at its deadline.
     pub fn room_is_coming(&self) -> bool {
-        self.preparing > 0 && !self.disk_full && self.refusal(Who::Message).is_none()
+        self.segments_are_coming() && self.refusal(Who::Message).is_none()
     }
 
     /// Whether outcomes find room on disk. False: stop delivering until it is true again, since every outcome waits

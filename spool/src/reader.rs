@@ -107,6 +107,13 @@ impl<'a> Reader<'a> {
         Trailer::decode(bytes, segment, size)
     }
 
+    /// Whether the place of the trailer holds what only damage leaves there.
+    pub(crate) fn trailer_is_damaged(&mut self) -> bool {
+        let size = self.size();
+        let at = size.saturating_sub(Trailer::LEN);
+        self.bytes(u64::from(at), Trailer::LEN as usize).is_some_and(|bytes| Trailer::is_damaged(bytes, size))
+    }
+
     /// The footer that belongs to a trailer.
     pub(crate) fn footer(&mut self, trailer: &Trailer, segment: SegmentId) -> Option<Footer> {
         let (at, len) = trailer.entries_at(self.size());

@@ -23,11 +23,14 @@
 //! | an outcome without its message | the message's segment is gone | nothing |
 //! | a content file that no live message names | left over | removed, unless there is damage |
 //!
+//! Before all this, and before the logs begin, [`Snapshot::free_unused`] gives back what was surely never used (`unused`).
+//!
 //! Not for repairing: nothing is written but the removal of left-over content, and a sync of segments that were read
 //! to an end nobody had stated. How it fails: [`RecoveryError`] only where going on could destroy something.
 
 mod fold;
 mod survey;
+mod unused;
 
 use crate::batch::DurableEnd;
 use crate::disk::{Disk, FileId};
@@ -156,18 +159,21 @@ pub struct RecoveryReport {
 pub struct Snapshot {
     segments: Vec<SegmentId>,
     contents: Vec<u64>,
+    next_sequence: u32,
 }
 
 impl Snapshot {
     /// Lists the spool. Take it before any log of this run begins.
     pub fn take(disk: &dyn Disk) -> io::Result<Snapshot> {
-        Ok(Snapshot { segments: disk.segments()?, contents: disk.contents()? })
+        let segments = disk.segments()?;
+        let next_sequence = segments.iter().map(|id| id.sequence() + 1).max().unwrap_or(0).min(SEQUENCE_MAX);
+        Ok(Snapshot { segments, contents: disk.contents()?, next_sequence })
     }
 
     /// The sequence that the logs of this run begin with: above every segment of every log, so that later records have
     /// greater sequences whichever log they are in.
     pub fn next_sequence(&self) -> u32 {
-        self.segments.iter().map(|id| id.sequence() + 1).max().unwrap_or(0).min(SEQUENCE_MAX)
+        self.next_sequence
     }
 }
 

@@ -258,6 +258,15 @@ impl Trailer {
         sound.then_some(trailer)
     }
 
+    /// Whether bytes that [`Trailer::decode`] refused cannot have been left by anything but damage: the end of a file
+    /// holds zeros, or the trailer of this or an earlier use, and no other write reaches it.
+    pub(crate) fn is_damaged(bytes: &[u8], size: u32) -> bool {
+        if bytes.len() != TRAILER_LEN || bytes.iter().all(|byte| *byte == 0) {
+            return false;
+        }
+        Trailer::decode(bytes, SegmentId(get_u32(bytes, 12)), size).is_none()
+    }
+
     /// Where the entries stand: offset in the segment and bytes.
     pub(crate) fn entries_at(&self, size: u32) -> (u32, u32) {
         let len = self.count * ENTRY_LEN as u32;
@@ -392,7 +401,14 @@ mod tests {
         let (at, len) = trailer.entries_at(size);
         let start = at as usize - (size as usize - bytes.len());
         assert_eq!(Footer::decode(&trailer, &bytes[start..start + len as usize], id), Some(footer));
-        assert_eq!(Trailer::decode(&bytes[bytes.len() - TRAILER_LEN..], SegmentId::new(0, 8), size), None);
+        let last = &mut bytes.clone()[bytes.len() - TRAILER_LEN..];
+        assert_eq!(Trailer::decode(last, SegmentId::new(0, 8), size), None);
+        assert!(!Trailer::is_damaged(last, size) && !Trailer::is_damaged(&[0; TRAILER_LEN], size));
+        for place in [0, 12, 30, 50, 63] {
+            last[place] ^= 1;
+            assert!(Trailer::is_damaged(last, size));
+            last[place] ^= 1;
+        }
     }
 
     proptest! {

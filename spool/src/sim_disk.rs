@@ -358,6 +358,8 @@ impl Inner {
 
     fn prepare(&mut self, segment: SegmentId) -> Result<Bytes, DiskError> {
         let size = self.config.segment_size as usize;
+        // Spares of another size are removed.
+        self.spares.retain(|spare| spare.stable.len() == size);
         let file = match self.spares.pop() {
             Some(mut spare) => {
                 spare.stable[..BLOCK as usize].fill(0);
@@ -519,6 +521,15 @@ impl Disk for SimDisk {
 
     fn spares(&self) -> io::Result<usize> {
         Ok(self.inner().spares.len())
+    }
+
+    fn recycle_all(&self, segments: &[SegmentId], spares_max: usize) -> io::Result<()> {
+        let mut inner = self.inner();
+        for segment in segments {
+            let reuse = inner.spares.len() < spares_max;
+            inner.retire(*segment, reuse).map_err(|_| io::ErrorKind::NotFound)?;
+        }
+        Ok(())
     }
 
     fn open(&self, file: FileId) -> io::Result<Box<dyn DiskFile + '_>> {

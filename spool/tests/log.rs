@@ -7,8 +7,8 @@ use rig::{Rig, SEGMENT, config};
 use ringpost_spool::record::{message_record_len, outcome_record_len};
 use ringpost_spool::sim_disk::{FaultAt, SimDiskConfig};
 use ringpost_spool::{
-    ContentError, DiskDone, DiskError, DiskOp, FileId, Log, LogEvent, LogFull, NewContent, NewMessage, OutcomeKind,
-    RecipientFold,
+    ContentError, DiskDone, DiskError, DiskOp, FileId, Log, LogConfig, LogEvent, LogFull, NewContent, NewMessage,
+    OutcomeKind, RecipientFold,
 };
 
 const EIO: DiskError = DiskError::Io { errno: 5 };
@@ -226,6 +226,76 @@ fn failures_in_a_row_make_the_log_wait() {
     rig.append(4, 100);
     rig.settle();
     assert_eq!(rig.ids(), [4]);
+}
+
+/// Appends until a message is refused; says why.
+fn append_until_refused(rig: &mut Rig) -> LogFull {
+    for id in 1..1_000 {
+        match rig.try_append(id, 3_000) {
+            Ok(_) => rig.flush(),
+            Err(full) => return full,
+        }
+    }
+    panic!("the log takes a thousand messages");
+}
+
+/// The answers to what prepares segments, of those given out since last time.
+fn answer_preparations(rig: &mut Rig, result: Result<Bytes, DiskError>) {
+    let prepared = |op: DiskOp| matches!(op, DiskOp::Prepare { .. }).then(|| op.op());
+    let ops: Vec<_> = std::iter::from_fn(|| rig.log.poll_op()).filter_map(prepared).collect();
+    ops.into_iter().for_each(|op| rig.done(DiskDone { op, result: result.clone() }));
+    rig.take_events();
+}
+
+#[test]
+fn each_refusal_has_its_reason() {
+    // Segments are filled faster than they are prepared: room is coming.
+    let mut rig = Rig::new();
+    assert_eq!(rig.log.refusal_of_messages(), None);
+    assert_eq!(append_until_refused(&mut rig), LogFull::Behind);
+    assert_eq!((rig.log.refusal_of_messages(), rig.log.room_is_coming()), (Some(LogFull::Behind), true));
+    // The disk is full: it is not.
+    answer_preparations(&mut rig, Err(DiskError::NoSpace));
+    assert_eq!((rig.log.refusal_of_messages(), rig.log.room_is_coming()), (Some(LogFull::NoSpace), false));
+    assert_eq!(rig.try_append(1_001, 3_000), Err(LogFull::NoSpace));
+    // Nor if one of several finds a spare.
+    let mut rig = Rig::new();
+    append_until_refused(&mut rig);
+    let ops: Vec<_> =
+        std::iter::from_fn(|| rig.log.poll_op()).filter(|op| matches!(op, DiskOp::Prepare { .. })).collect();
+    assert!(ops.len() > 1);
+    for (op, result) in ops.iter().zip([Err(DiskError::NoSpace), Ok(Bytes::new())]) {
+        rig.done(DiskDone { op: op.op(), result });
+    }
+    append_until_refused(&mut rig);
+    assert_eq!(rig.log.refusal_of_messages(), Some(LogFull::NoSpace));
+    // Too much waits for its sync.
+    let mut rig = Rig::with(LogConfig { unsynced_max: 10_000, ..config() }, SimDiskConfig::sound(SEGMENT));
+    assert_eq!(append_until_refused(&mut rig), LogFull::Behind);
+    assert!(!rig.log.room_is_coming());
+}
+
+#[test]
+fn a_first_failure_to_prepare_is_waited_out_and_a_second_is_told() {
+    let mut rig = Rig::new();
+    append_until_refused(&mut rig);
+    answer_preparations(&mut rig, Err(EIO));
+    assert_eq!((rig.log.refusal_of_messages(), rig.log.room_is_coming()), (Some(LogFull::Failing), true));
+    for _ in 0..2 {
+        rig.now_ms = rig.log.next_deadline_ms().expect("it is tried again");
+        rig.flush();
+        assert!(rig.log.room_is_coming(), "it is being tried");
+        answer_preparations(&mut rig, Err(EIO));
+        assert_eq!((rig.log.refusal_of_messages(), rig.log.room_is_coming()), (Some(LogFull::Failing), false));
+    }
+    rig.now_ms = rig.log.next_deadline_ms().expect("it is tried again");
+    rig.flush();
+    rig.settle();
+    assert_eq!(rig.log.refusal_of_messages(), None);
+    // After a success the next failure is a first one.
+    append_until_refused(&mut rig);
+    answer_preparations(&mut rig, Err(EIO));
+    assert!(rig.log.room_is_coming());
 }
 
 #[test]

@@ -4,11 +4,12 @@ mod rig;
 
 use proptest::prelude::*;
 use rig::{Rig, SEGMENT, config};
+use ringpost_spool::batch::{BatchHead, DurableEnd};
 use ringpost_spool::sim_disk::{FaultAt, SimDiskConfig};
 use ringpost_spool::verify::{DumpItem, dump, verify};
 use ringpost_spool::{
-    ContentRef, DiskError, DiskOp, FileId, LogConfig, LogEvent, NewContent, NewMessage, OutcomeKind, RecoveryError,
-    SegmentId, SimDisk, Snapshot, recover, recover_from,
+    ContentRef, Disk, DiskError, DiskOp, FileId, Log, LogConfig, LogEvent, NewContent, NewMessage, OutcomeKind,
+    RecoveryError, SegmentId, SimDisk, Snapshot, recover, recover_from,
 };
 
 /// Appends messages, each in a batch of its own and durable, and gives their places.
@@ -71,11 +72,9 @@ fn a_header_that_never_reached_the_disk_is_no_damage() {
     assert!(messages.is_empty() && report.damage.is_empty());
 }
 
-#[test]
-fn a_newer_version_is_refused_and_nothing_is_touched() {
-    let mut rig = Rig::new();
-    let stored = store(&mut rig, 1..2, 100);
-    let file = FileId::Segment(stored[0].1.segment);
+/// The segment's header says that a newer version wrote it.
+fn make_newer(rig: &Rig, segment: SegmentId) {
+    let file = FileId::Segment(segment);
     let mut bytes = rig.disk.bytes(file).unwrap();
     bytes[8] = 9;
     // The version is covered by the header's checksum, so it is made anew.
@@ -83,6 +82,13 @@ fn a_newer_version_is_refused_and_nothing_is_touched() {
     let sum = crc32c::crc32c_append(seed, &bytes[..60]);
     bytes[60..64].copy_from_slice(&sum.to_le_bytes());
     rig.disk.put(file, bytes);
+}
+
+#[test]
+fn a_newer_version_is_refused_and_nothing_is_touched() {
+    let mut rig = Rig::new();
+    let stored = store(&mut rig, 1..2, 100);
+    make_newer(&rig, stored[0].1.segment);
     rig.disk.put(FileId::Content(77), vec![0; 4096]);
     let refused = recover(&rig.disk, 1, &mut |_, _| ());
     assert!(matches!(refused, Err(RecoveryError::Version { version: 9, .. })));
@@ -110,6 +116,69 @@ fn a_damaged_footer_loses_no_message() {
     let (messages, report) = rig.recover();
     assert_eq!(messages.iter().map(|m| m.id).collect::<Vec<_>>(), ids(&stored));
     assert_eq!(report.damage.len(), 1);
+}
+
+#[test]
+fn a_damaged_trailer_loses_no_message_and_is_told() {
+    for byte in [1, 8, 12, 20, 40, 60, 64] {
+        let mut rig = Rig::new();
+        let stored = store(&mut rig, 1..30, 4_000);
+        let segment = stored[0].1.segment;
+        rig.disk.damage(FileId::Segment(segment), u64::from(SEGMENT) - byte, 1);
+        for report in [verify(&rig.disk).unwrap(), rig.recover().1] {
+            assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+            assert_eq!(
+                (report.damage[0].file, report.damage[0].offset),
+                (FileId::Segment(segment), u64::from(SEGMENT) - 64)
+            );
+            assert!(report.segments[0].iter().any(|s| s.damaged && s.segment == segment));
+        }
+        assert_eq!(rig.ids(), ids(&stored));
+    }
+}
+
+#[test]
+fn verify_tells_a_damaged_trailer_that_no_start_needs() {
+    let mut rig = Rig::new();
+    let stored = store(&mut rig, 1..30, 4_000);
+    // Every later segment of the run goes, so nothing says any more that it went beyond its first.
+    for (id, content) in stored.iter().filter(|(_, content)| content.segment != stored[0].1.segment) {
+        rig.deliver(*id, *content);
+    }
+    for _ in 0..2 {
+        rig.settle();
+        rig.restart();
+    }
+    rig.settle();
+    assert!(verify(&rig.disk).unwrap().damage.is_empty(), "{:?}", verify(&rig.disk).unwrap().damage);
+    let file = FileId::Segment(stored[0].1.segment);
+    rig.disk.damage(file, u64::from(SEGMENT) - 10, 1);
+    assert_eq!(verify(&rig.disk).unwrap().damage.len(), 1);
+    assert_sound(&rig);
+}
+
+#[test]
+fn verify_tells_a_damaged_batch_header_that_a_start_need_not_read() {
+    let (mut heads, mut notes) = (0, 0);
+    for batch in 0..5 {
+        let mut rig = Rig::new();
+        rig.log.append_note(b"a note").unwrap();
+        let stored = store(&mut rig, 1..30, 4_000);
+        assert!(verify(&rig.disk).unwrap().damage.is_empty());
+        let segment = stored[0].1.segment;
+        let at = batch_offsets(&rig, segment)[batch];
+        rig.disk.damage(FileId::Segment(segment), u64::from(at) + 20, 1);
+        assert_sound(&rig);
+        let damage = verify(&rig.disk).unwrap().damage;
+        assert_eq!((damage.len(), damage[0].offset), (1, u64::from(at)), "{damage:?}");
+        heads += 1;
+        // The note stands in the first batch, and recovery does not read notes of sealed segments either.
+        rig.disk.damage(FileId::Segment(segment), u64::from(at) + 20, 1);
+        rig.disk.damage(FileId::Segment(segment), 4096 + 48 + 41, 1);
+        assert_sound(&rig);
+        notes += verify(&rig.disk).unwrap().damage.iter().filter(|damage| damage.offset == 4096 + 48).count();
+    }
+    assert_eq!((heads, notes), (5, 5));
 }
 
 #[test]
@@ -339,6 +408,110 @@ fn new_segments_are_left_alone() {
     let mut found = Vec::new();
     recover_from(&rig.disk, &snapshot, 1, &mut |_, message| found.push(message.id)).unwrap();
     assert_eq!(found, [1, 2]);
+}
+
+/// The process starts, its first segments are prepared, and it dies before its recovery has begun.
+fn quick_start(rig: &mut Rig) {
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    snapshot.free_unused(&rig.disk, 4).unwrap();
+    rig.log = Log::new(LogConfig { seed: 77 + rig.now_ms, ..config() }, snapshot.next_sequence());
+    rig.now_ms += 1;
+    rig.run();
+}
+
+#[test]
+fn quick_starts_do_not_pile_up_files() {
+    let mut rig = Rig::new();
+    let mut stored = Vec::new();
+    let mut next = 3;
+    for start in 0..150 {
+        quick_start(&mut rig);
+        let listed = rig.disk.segments().unwrap();
+        let first = listed.iter().map(|segment| segment.sequence()).max().unwrap() - 2;
+        assert!(first >= next, "start {start}: sequences rise");
+        next = first + 1;
+        if start % 50 == 20 {
+            stored.extend(store(&mut rig, start..start + 1, 100));
+        }
+        // The prepared ones, those that hold something, and spares.
+        let files = rig.disk.segments().unwrap().len() + rig.disk.spares().unwrap();
+        assert!(files <= 3 + stored.len() + 4, "start {start} left {files} files");
+        rig.disk.kill();
+    }
+    let (messages, report) = rig.restart();
+    assert_eq!(messages.iter().map(|m| m.id).collect::<Vec<_>>(), ids(&stored));
+    assert!(report.damage.is_empty(), "{:?}", report.damage);
+}
+
+/// What the start's look frees in a spool of four segments of which the first is in use.
+fn freed(change: impl FnOnce(&Rig)) -> Vec<u32> {
+    let mut rig = Rig::new();
+    store(&mut rig, 1..2, 100);
+    change(&rig);
+    let before = rig.disk.segments().unwrap();
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    let next = snapshot.next_sequence();
+    let count = snapshot.free_unused(&rig.disk, 4).unwrap();
+    assert_eq!(snapshot.next_sequence(), next, "numbers are not given out again in the same run");
+    let after = rig.disk.segments().unwrap();
+    let freed: Vec<u32> = before.iter().filter(|id| !after.contains(id)).map(|id| id.sequence()).collect();
+    assert_eq!(freed.len(), count);
+    // The snapshot does not name them any more: recovery misses nothing.
+    let report = recover_from(&rig.disk, &snapshot, 1, &mut |_, _| ()).unwrap();
+    assert!(report.damage.is_empty(), "{:?}", report.damage);
+    freed
+}
+
+#[test]
+fn only_what_was_surely_never_used_is_freed_at_the_start() {
+    let second = FileId::Segment(SegmentId::new(0, 1));
+    assert_eq!(freed(|_| ()), [1, 2, 3]);
+    // A torn header, or anything else in the first block.
+    assert_eq!(freed(|rig| assert!(rig.disk.damage(second, 4095, 1))), [2, 3]);
+    // The first write was torn: the batch is there, the header is not.
+    let torn = |rig: &Rig| {
+        let head = BatchHead { generation: 9, sequence: 0, records: 0, len: 48, durable_end: DurableEnd::default() };
+        let mut bytes = vec![0; SEGMENT as usize];
+        bytes[4096..4144].copy_from_slice(&head.encode(SegmentId::new(0, 1), 4096));
+        rig.disk.put(second, bytes);
+    };
+    assert_eq!(freed(torn), [2, 3]);
+    // A recycled file holds old batches, of another segment: it was not used as this one.
+    let recycled = |rig: &Rig| {
+        let mut bytes = rig.disk.bytes(FileId::Segment(SegmentId::new(0, 0))).unwrap();
+        bytes[..4096].fill(0);
+        rig.disk.put(second, bytes);
+    };
+    assert_eq!(freed(recycled), [1, 2, 3]);
+    assert_eq!(freed(|rig| rig.disk.break_block(second, 0)), [2, 3]);
+    assert_eq!(freed(|rig| rig.disk.break_block(second, 5000)), [2, 3]);
+    assert_eq!(freed(|rig| rig.disk.put(second, vec![0; 2048])), [2, 3]);
+}
+
+#[test]
+fn a_segment_that_a_header_names_is_left_for_recovery_which_sees_the_gap() {
+    let mut rig = Rig::new();
+    store(&mut rig, 1..40, 4_000);
+    let first = FileId::Segment(SegmentId::new(0, 0));
+    let before = rig.disk.segments().unwrap();
+    assert!(before.len() > 3);
+    // As if nothing of the first had reached the disk.
+    rig.disk.put(first, vec![0; SEGMENT as usize]);
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    snapshot.free_unused(&rig.disk, 4).unwrap();
+    assert!(rig.disk.bytes(first).is_some());
+    let report = recover_from(&rig.disk, &snapshot, 1, &mut |_, _| ()).unwrap();
+    assert_eq!(report.damage.first().map(|damage| damage.file), Some(first), "it is missed");
+}
+
+#[test]
+fn nothing_is_freed_where_a_newer_version_wrote() {
+    let mut rig = Rig::new();
+    store(&mut rig, 1..2, 100);
+    make_newer(&rig, SegmentId::new(0, 0));
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    assert_eq!(snapshot.free_unused(&rig.disk, 4).unwrap(), 0);
+    assert_eq!(rig.disk.segments().unwrap().len(), 4);
 }
 
 /// A spool with some of everything, as files.

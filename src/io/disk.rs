@@ -245,7 +245,12 @@ impl Disk {
                 let file = self.begin(FileId::Segment(segment));
                 self.run(op, file, async move |disk, file| {
                     disk.ask(Request::Prepare(segment)).await?;
-                    disk.open(&file, false).await?;
+                    if let Err(error) = disk.open(&file, false).await {
+                        // The log takes it as not there, so it must not stay: each attempt would leave one. If it cannot
+                        // be removed, the next start gives it back.
+                        let _ = disk.ask(Request::Discard(segment)).await;
+                        return Err(error);
+                    }
                     Ok(Bytes::new())
                 });
             }

@@ -18,7 +18,6 @@ mod listener;
 pub mod mailbox;
 mod net;
 pub mod probe;
-pub mod sigbus;
 pub mod tls;
 mod tls_link;
 mod turn;

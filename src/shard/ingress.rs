@@ -14,7 +14,7 @@ use crate::policy::trace;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
-use crate::shard::storing::Origin;
+use crate::shard::storing::{Origin, refusal};
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -336,9 +336,10 @@ impl Transactions for Receiving<'_> {
         if self.core.stopping.is_some() {
             return Err(Reply::fixed(421, 4, 3, 2, "Shutting down; try again later"));
         }
-        if !self.core.log.accepts_messages() && !self.core.log.room_is_coming() {
-            let reply = Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later");
-            return Err(self.refuse(None, reply));
+        if let Some(full) = self.core.log.refusal_of_messages()
+            && !self.core.log.room_is_coming()
+        {
+            return Err(self.refuse(None, refusal(full)));
         }
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
         let envelope = Envelope {

@@ -16,7 +16,7 @@ use crate::shard::core::Core;
 use crate::shard::ingress::{InboundState, Incoming};
 use bytes::Bytes;
 use ringpost_spool as spool;
-use ringpost_spool::{ContentRef, NewContent, Position, SegmentId};
+use ringpost_spool::{ContentRef, LogFull, NewContent, Position, SegmentId};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
@@ -67,7 +67,15 @@ pub struct Unstored {
 /// no content is begun; in time, by the preparation.
 pub type AwaitingRoom = VecDeque<Box<Unstored>>;
 
-const NO_ROOM: Reply = Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later");
+/// What a client is told whose message the spool does not take.
+pub(super) const fn refusal(full: LogFull) -> Reply {
+    match full {
+        LogFull::NoSpace => Reply::fixed(452, 4, 3, 1, "No room in the spool; try again later"),
+        LogFull::Behind => Reply::fixed(451, 4, 3, 0, "The spool's disk does not keep up; try again later"),
+        LogFull::Failing => Reply::fixed(451, 4, 3, 0, "The spool's disk reports errors; try again later"),
+        LogFull::TooLarge => Reply::fixed(552, 5, 3, 4, "The message is too large for the spool"),
+    }
+}
 
 const STORAGE_FAILED: Reply =
     Reply::fixed(451, 4, 3, 0, "The message could not be put on stable storage; try again later");
@@ -83,23 +91,23 @@ impl Core {
             content,
             counted: incoming.counted,
         };
-        self.append_or_wait(message, now).map_err(|_| NO_ROOM)
+        self.append_or_wait(message, now).map_err(refusal)
     }
 
     /// Appends a client's message; where a segment is only not prepared yet, it waits for that with its session.
-    fn append_or_wait(&mut self, message: Unstored, now: Now) -> Result<(), ()> {
-        let refused = if self.awaiting_room.is_empty() {
+    fn append_or_wait(&mut self, message: Unstored, now: Now) -> Result<(), LogFull> {
+        let (full, refused) = if self.awaiting_room.is_empty() {
             let Unstored { origin, id, envelope, content, counted } = message;
             match self.append(origin, id, envelope, content, None, now) {
                 Ok(()) => return Ok(()),
-                Err(unstored) => Box::new(Unstored { counted, ..*unstored }),
+                Err((full, unstored)) => (full, Box::new(Unstored { counted, ..*unstored })),
             }
         } else {
             // Nobody overtakes those who wait.
-            Box::new(message)
+            (self.log.refusal_of_messages().unwrap_or(LogFull::Behind), Box::new(message))
         };
-        if !self.log.room_is_coming() {
-            return Err(());
+        if full == LogFull::TooLarge || !self.log.room_is_coming() {
+            return Err(full);
         }
         self.content_octets += refused.counted;
         self.awaiting_room.push_back(refused);
@@ -112,11 +120,11 @@ impl Core {
             let Unstored { origin, id, envelope, content, counted } = *waiting;
             let spilled = matches!(content, NewContent::Spilled { .. });
             let conn = origin.as_ref().map(|origin| origin.conn);
-            let Err(unstored) = self.append(origin, id, envelope, content, None, now) else {
+            let Err((full, unstored)) = self.append(origin, id, envelope, content, None, now) else {
                 self.content_octets -= counted;
                 continue;
             };
-            if self.log.room_is_coming() {
+            if full != LogFull::TooLarge && self.log.room_is_coming() {
                 self.awaiting_room.push_front(Box::new(Unstored { counted, ..*unstored }));
                 return;
             }
@@ -125,7 +133,7 @@ impl Core {
                 self.log.remove_spill(id.0);
             }
             if let Some(conn) = conn {
-                self.answer_stored(conn, Err(NO_ROOM), now);
+                self.answer_stored(conn, Err(refusal(full)), now);
             }
         }
     }
@@ -155,7 +163,7 @@ impl Core {
                 let content = NewContent::Spilled { len: incoming.len as u32, crc };
                 let origin = Some(inbound.state.origin());
                 self.append_or_wait(Unstored { origin, id, envelope: incoming.envelope, content, counted: 0 }, now)
-                    .map_err(|()| NO_ROOM)
+                    .map_err(refusal)
             }
             Some(incoming) => {
                 self.content_octets -= incoming.counted;
@@ -196,7 +204,7 @@ impl Core {
         content: NewContent,
         about: Option<MessageId>,
         now: Now,
-    ) -> Result<(), Box<Unstored>> {
+    ) -> Result<(), (LogFull, Box<Unstored>)> {
         self.scratch.clear();
         envelope.encode(&mut self.scratch);
         let (chunks, spilled) = match &content {
@@ -209,12 +217,15 @@ impl Core {
             recipients: envelope.recipients.len() as u32,
             content,
         };
-        let Ok(stored) = self.log.append_message(message) else {
-            let content = match spilled {
-                Some((len, crc)) => NewContent::Spilled { len, crc },
-                None => NewContent::Inline(chunks),
-            };
-            return Err(Box::new(Unstored { origin, id, envelope, content, counted: 0 }));
+        let stored = match self.log.append_message(message) {
+            Ok(stored) => stored,
+            Err(full) => {
+                let content = match spilled {
+                    Some((len, crc)) => NewContent::Spilled { len, crc },
+                    None => NewContent::Inline(chunks),
+                };
+                return Err((full, Box::new(Unstored { origin, id, envelope, content, counted: 0 })));
+            }
         };
         self.storing.push_back(Pending {
             position: stored.position,
@@ -364,5 +375,20 @@ impl From<StoredContent> for ContentRef {
     fn from(content: StoredContent) -> ContentRef {
         let StoredContent { segment, offset, len, crc, spilled } = content;
         ContentRef { segment: SegmentId(segment), offset, len, crc, spilled }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_of_the_spool_has_its_own_reply() {
+        let all = [LogFull::NoSpace, LogFull::Behind, LogFull::Failing, LogFull::TooLarge].map(refusal);
+        let (codes, texts): (Vec<u16>, Vec<_>) = all.iter().map(|reply| (reply.code, reply.text.as_ref())).unzip();
+        // 452 is for room alone: a sender that reads the words must not look for a full disk where there is none.
+        assert_eq!(codes, [452, 451, 451, 552]);
+        assert!(texts[0].contains("room") && texts[1].contains("keep up"));
+        assert!(texts[2].contains("errors") && texts[3].contains("too large"));
     }
 }

@@ -4,12 +4,14 @@
 use super::disk::Cut;
 use super::fuse::{Behaviour, PowerDisk, own_mounts};
 use super::mail::{Client, Destination, Ledger};
-use super::program::{Setup, skipped, wait};
-use std::ffi::CString;
+use super::program::{Program, Setup, skipped, wait};
+use ringpost_spool::{SegmentId, StdDisk};
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -38,15 +40,20 @@ fn text(path: &Path) -> CString {
 
 /// A file system of so many octets in memory.
 pub fn mount_memory(place: &Path, octets: u64) -> Result<(), String> {
+    mount(place, c"tmpfs", &format!("size={octets}"))
+}
+
+/// A file system that needs no device, in mounts of this thread's own.
+fn mount(place: &Path, kind: &CStr, options: &str) -> Result<(), String> {
     if !may_mount() {
         return Err(format!("no mounts of one's own: {}", io::Error::last_os_error()));
     }
-    let (place, size) = (text(place), CString::new(format!("size={octets}")).expect("no NUL"));
+    let (place, options) = (text(place), CString::new(options).expect("no NUL"));
     // SAFETY: all strings live through the call and have their ends.
     let result = unsafe {
-        libc::mount(c"faults".as_ptr(), place.as_ptr(), c"tmpfs".as_ptr(), 0, size.as_ptr().cast::<libc::c_void>())
+        libc::mount(c"faults".as_ptr(), place.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast::<libc::c_void>())
     };
-    if result == 0 { Ok(()) } else { Err(format!("no tmpfs: {}", io::Error::last_os_error())) }
+    if result == 0 { Ok(()) } else { Err(format!("no {kind:?}: {}", io::Error::last_os_error())) }
 }
 
 /// An ext4 of so many octets in a file.
@@ -185,60 +192,179 @@ fn a_full_disk_at_the_start_is_told() {
     program.stop(&setup);
 }
 
+/// The program on a disk whose failures and power the test decides, with a destination that takes nothing yet.
+struct Failing {
+    setup: Setup,
+    disk: PowerDisk,
+    ledger: Ledger,
+    destination: Destination,
+}
+
+impl Failing {
+    /// None, and a word about it, where this user may not mount.
+    fn new(name: &str) -> Option<Failing> {
+        if let Err(why) = own_mounts() {
+            skipped(&format!("NO FAILING DISK IS TESTED ON THIS MACHINE: {why}"));
+            return None;
+        }
+        let mut setup = Setup::new(name);
+        let place = setup.path("disk");
+        std::fs::create_dir_all(&place).expect("a directory");
+        let disk = PowerDisk::mount(&place, Behaviour::default(), 1).expect("a mount");
+        let destination = Destination::start(false);
+        setup.next_hop = Some(destination.address);
+        setup.spool_directory = place.join("spool");
+        Some(Failing { setup, disk, ledger: Ledger::default(), destination })
+    }
+
+    /// Has the disk fail, and sends, until somebody is refused; gives all refusals.
+    fn refusals(&self, fail: impl Fn(&PowerDisk)) -> Vec<String> {
+        let refused = Mutex::new(Vec::new());
+        for round in 0..20 {
+            fail(&self.disk);
+            std::thread::scope(|scope| {
+                for number in 0..4 {
+                    let (setup, ledger, refused) = (&self.setup, &self.ledger, &refused);
+                    scope.spawn(move || {
+                        let result = ledger.send(setup, &format!("round{round}-{number}"), 10_000);
+                        refused.lock().expect("no panic").extend(result.err());
+                    });
+                }
+            });
+            if !refused.lock().expect("no panic").is_empty() {
+                break;
+            }
+        }
+        refused.into_inner().expect("no panic")
+    }
+
+    /// Mail is taken again and all that was acknowledged is delivered; then, over a power cut that keeps nothing but what
+    /// was synced, once more.
+    fn recovers(self, mut program: Program) {
+        let Failing { setup, disk, ledger, destination } = self;
+        program.must_run(&setup);
+        wait("mail is taken again", &setup, || ledger.send(&setup, "after", 10_000).ok());
+        destination.open();
+        ledger.wait_delivered(&setup, &destination);
+
+        destination.close();
+        ledger.send(&setup, "last", 10_000).expect("mail is taken");
+        // Outcomes are recorded when the replies to deliveries were read, and synced a moment later; a cut before that may
+        // repeat deliveries.
+        wait("recorded outcomes", &setup, || {
+            setup.queue_says(&["list"]).1.lines().any(|line| line == "1 message").then_some(())
+        });
+        wait("synced outcomes", &setup, || (disk.unsynced_of(".seg") == 0).then_some(()));
+        let program = std::cell::RefCell::new(Some(program));
+        let number = program.borrow().as_ref().map_or(0, |program| program.process());
+        // SAFETY: a signal to a child that has not been waited for.
+        let kill = || assert_eq!(unsafe { libc::kill(number as libc::pid_t, libc::SIGKILL) }, 0);
+        let reap = || drop(program.borrow_mut().take());
+        let (disk, _) = disk.power_cut(Cut::Nothing, kill, reap).expect("a power cut");
+        destination.open();
+        let program = setup.start();
+        ledger.wait_delivered(&setup, &destination);
+        program.stop(&setup);
+        let (code, text) = setup.spool_says("verify");
+        assert_eq!(code, 0, "{text}");
+        drop(disk);
+    }
+}
+
 #[test]
 fn a_sync_that_fails_is_answered_451_and_loses_nothing_that_was_acknowledged() {
-    if let Err(why) = own_mounts() {
-        return skipped(&format!("NO FAILING SYNC IS TESTED ON THIS MACHINE: {why}"));
-    }
-    let mut setup = Setup::new("eio");
-    let place = setup.path("disk");
-    std::fs::create_dir_all(&place).expect("a directory");
-    let disk = PowerDisk::mount(&place, Behaviour::default(), 1).expect("a mount");
-    let (ledger, destination) = (Ledger::default(), Destination::start(false));
-    setup.next_hop = Some(destination.address);
-    setup.spool_directory = place.join("spool");
-    let mut program = setup.start();
-    ledger.send(&setup, "before", 10_000).expect("mail is taken");
-
-    let refused = Mutex::new(Vec::new());
-    for round in 0..20 {
-        disk.fail_sync_after(0);
-        std::thread::scope(|scope| {
-            for number in 0..4 {
-                let (setup, ledger, refused) = (&setup, &ledger, &refused);
-                scope.spawn(move || {
-                    let result = ledger.send(setup, &format!("round{round}-{number}"), 10_000);
-                    refused.lock().expect("no panic").extend(result.err());
-                });
-            }
-        });
-        if !refused.lock().expect("no panic").is_empty() {
-            break;
-        }
-    }
-    let refused = refused.into_inner().expect("no panic");
+    let Some(failing) = Failing::new("eio") else { return };
+    let program = failing.setup.start();
+    failing.ledger.send(&failing.setup, "before", 10_000).expect("mail is taken");
+    let refused = failing.refusals(|disk| disk.fail_sync_after(0));
     assert!(!refused.is_empty(), "a failed sync is told to those who wait for it");
     assert!(refused.iter().all(|reply| reply.starts_with("451 4.3.0 ")), "{refused:?}");
-    setup.wait_line(&["error"], &["the disk failed", "Input/output error", "451"]);
-    program.must_run(&setup);
-    ledger.send(&setup, "after", 10_000).expect("the next segment takes mail");
-    destination.open();
-    ledger.wait_delivered(&setup, &destination);
+    failing.setup.wait_line(&["error"], &["the disk failed", "Input/output error", "451"]);
+    failing.recovers(program);
+}
 
-    // And over a power cut that keeps nothing but what was synced.
-    destination.close();
-    ledger.send(&setup, "last", 10_000).expect("mail is taken");
-    // Outcomes are synced a moment later; a cut before that may repeat deliveries.
-    wait("synced outcomes", &setup, || (disk.unsynced_of(".seg") == 0).then_some(()));
-    let program = std::cell::RefCell::new(Some(program));
-    let number = program.borrow().as_ref().map_or(0, |program| program.process());
-    // SAFETY: a signal to a child that has not been waited for.
-    let kill = || assert_eq!(unsafe { libc::kill(number as libc::pid_t, libc::SIGKILL) }, 0);
-    let reap = || drop(program.borrow_mut().take());
-    let (disk, _) = disk.power_cut(Cut::Nothing, kill, reap).expect("a power cut");
+#[test]
+fn a_write_that_fails_is_answered_451_and_loses_nothing_that_was_acknowledged() {
+    let Some(failing) = Failing::new("eio-write") else { return };
+    let program = failing.setup.start();
+    failing.ledger.send(&failing.setup, "before", 10_000).expect("mail is taken");
+    let refused = failing.refusals(|disk| disk.fail_write_after(0));
+    assert!(!refused.is_empty(), "a failed write is told to those who wait for it");
+    assert!(refused.iter().all(|reply| reply.starts_with("451 4.3.0 ")), "{refused:?}");
+    failing.setup.wait_line(&["error"], &["the disk failed", "Input/output error", "451"]);
+    failing.recovers(program);
+}
+
+#[test]
+fn a_disk_that_goes_on_failing_is_named_and_not_called_full() {
+    let Some(failing) = Failing::new("eio-all") else { return };
+    let mut program = failing.setup.start();
+    failing.ledger.send(&failing.setup, "before", 10_000).expect("mail is taken");
+    failing.disk.fail_all_syncs(true);
+    wait("the reason of a refusal", &failing.setup, || {
+        let refusal = failing.ledger.send(&failing.setup, "meanwhile", 10_000).expect_err("no sync succeeds");
+        assert!(refusal.starts_with("451 4.3.0 "), "{refusal}");
+        refusal.contains("disk reports errors").then_some(())
+    });
+    program.must_run(&failing.setup);
+    failing.disk.fail_all_syncs(false);
+    failing.recovers(program);
+}
+
+#[test]
+fn a_file_system_without_direct_io_is_used_through_the_page_cache() {
+    let mut setup = Setup::new("no-direct");
+    let place = setup.path("disk");
+    std::fs::create_dir_all(&place).expect("a directory");
+    if let Err(why) = mount(&place, c"ramfs", "") {
+        return skipped(&format!("NO FILE SYSTEM WITHOUT DIRECT IO IS TESTED ON THIS MACHINE: {why}"));
+    }
+    let disk = Mounted(place);
+    let file = disk.0.join("file");
+    File::create(&file).expect("a file");
+    let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(&file);
+    if direct.is_ok() {
+        return skipped("NO FILE SYSTEM WITHOUT DIRECT IO IS TESTED ON THIS MACHINE: its ramfs has it");
+    }
+    let (ledger, destination) = (Ledger::default(), Destination::start(false));
+    setup.next_hop = Some(destination.address);
+    setup.spool_directory = disk.0.join("spool");
+    let program = setup.start();
+    setup.wait_line(&["error", "warn"], &["refuses direct IO", "page cache"]);
+    for number in 0..5 {
+        ledger.send(&setup, &format!("inline{number}"), 10_000).expect("mail is taken");
+    }
+    // One that gets a file of its own.
+    ledger.send(&setup, "spilled", 2 << 20).expect("large mail is taken");
+    program.kill(&setup);
+    let (code, text) = setup.spool_says("verify");
+    assert_eq!(code, 0, "{text}");
+    // What is delivered now was written and is read through the page cache, all of it.
     destination.open();
     let program = setup.start();
     ledger.wait_delivered(&setup, &destination);
+    ledger.send(&setup, "after", 10_000).expect("mail is taken");
+    ledger.wait_delivered(&setup, &destination);
     program.stop(&setup);
-    drop(disk);
+}
+
+#[test]
+fn a_preparation_that_fails_leaves_no_file() {
+    if let Err(why) = own_mounts() {
+        return skipped(&format!("NO FAILING PREPARATION IS TESTED ON THIS MACHINE: {why}"));
+    }
+    let setup = Setup::new("prepare");
+    let place = setup.path("disk");
+    std::fs::create_dir_all(&place).expect("a directory");
+    let mounted = PowerDisk::mount(&place, Behaviour::default(), 1).expect("a mount");
+    let disk = StdDisk::open(place.join("spool")).expect("directories");
+    let left = || std::fs::read_dir(place.join("spool/segments")).expect("a list").count();
+    // The first sync is the file's, the second the directory's.
+    for (number, syncs) in (0..).zip([0, 1]) {
+        mounted.fail_sync_after(syncs);
+        disk.prepare(SegmentId::new(0, number), 1 << 20).expect_err("a sync fails");
+        assert_eq!(left(), 0, "after sync {syncs}");
+    }
+    disk.prepare(SegmentId::new(0, 2), 1 << 20).expect("a sound disk");
+    assert_eq!(left(), 1);
 }

@@ -194,6 +194,15 @@ fn a_failing_sync_and_a_full_disk_say_so() {
     let failure = file.sync_data().map_err(|error| error.raw_os_error());
     assert_eq!(failure, Err(Some(libc::EIO)));
     assert!(file.sync_data().is_ok());
+    disk.fail_all_syncs(true);
+    assert!(file.sync_data().is_err() && file.sync_data().is_err());
+    disk.fail_all_syncs(false);
+    assert!(file.sync_data().is_ok());
+    disk.fail_write_after(1);
+    assert!(file.write_all(b"more").is_ok());
+    let failure = file.write_all(b"lost").map_err(|error| error.raw_os_error());
+    assert_eq!(failure, Err(Some(libc::EIO)));
+    assert!(file.write_all(b"again").is_ok());
     disk.set_capacity(disk.used() + 8192);
     let full = file.write_all(&[1; 16384]).map_err(|error| error.kind());
     assert_eq!(full, Err(io::ErrorKind::StorageFull));

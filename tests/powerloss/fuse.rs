@@ -52,6 +52,10 @@ struct Machine {
     powered: bool,
     /// Syncs still to be answered before one fails; each failure lasts for one sync.
     failing_sync_in: Option<u64>,
+    /// Whether all syncs fail.
+    all_syncs_fail: bool,
+    /// As for syncs.
+    failing_write_in: Option<u64>,
     syncs: u64,
     /// When writes were made, by their place in the order of all changes.
     written: VecDeque<(u64, Instant)>,
@@ -77,6 +81,13 @@ impl Machine {
 struct Shared {
     machine: Arc<(Mutex<Machine>, Condvar)>,
     behaviour: Behaviour,
+}
+
+/// Counts down to a failure; true when it is due, once.
+fn is_due(left: &mut Option<u64>) -> bool {
+    let due = *left == Some(0);
+    *left = left.and_then(|left| left.checked_sub(1));
+    due
 }
 
 /// What an answer was refused with.
@@ -142,11 +153,8 @@ impl Shared {
         std::thread::sleep(pause);
         let mut machine = self.powered();
         machine.syncs += 1;
-        if let Some(left) = machine.failing_sync_in {
-            machine.failing_sync_in = left.checked_sub(1);
-            if left == 0 {
-                return Err(libc::EIO);
-            }
+        if machine.all_syncs_fail || is_due(&mut machine.failing_sync_in) {
+            return Err(libc::EIO);
         }
         apply(&mut machine.disk, number, mark);
         Ok(())
@@ -320,6 +328,9 @@ impl Filesystem for Shared {
     ) {
         let durable = flags.0 & libc::O_DSYNC != 0;
         let mut machine = self.powered();
+        if is_due(&mut machine.failing_write_in) {
+            return reply.error(Errno::EIO);
+        }
         let written = machine.disk.write(number.0, offset, data, durable);
         machine.note_written();
         drop(machine);
@@ -432,8 +443,16 @@ impl PowerDisk {
     }
 
     fn mount_disk(directory: &Path, disk: Disk, behaviour: Behaviour, random: Random) -> io::Result<PowerDisk> {
-        let machine =
-            Machine { disk, random, powered: true, failing_sync_in: None, syncs: 0, written: VecDeque::new() };
+        let machine = Machine {
+            disk,
+            random,
+            powered: true,
+            failing_sync_in: None,
+            all_syncs_fail: false,
+            failing_write_in: None,
+            syncs: 0,
+            written: VecDeque::new(),
+        };
         let shared = Shared { machine: Arc::new((Mutex::new(machine), Condvar::new())), behaviour };
         let mut config = Config::default();
         config.n_threads = Some(THREADS);
@@ -454,6 +473,16 @@ impl PowerDisk {
     /// One sync fails with EIO, after so many others.
     pub fn fail_sync_after(&self, syncs: u64) {
         self.shared.any().failing_sync_in = Some(syncs);
+    }
+
+    /// Whether every sync fails with EIO.
+    pub fn fail_all_syncs(&self, fail: bool) {
+        self.shared.any().all_syncs_fail = fail;
+    }
+
+    /// One write fails with EIO, and writes nothing, after so many others.
+    pub fn fail_write_after(&self, writes: u64) {
+        self.shared.any().failing_write_in = Some(writes);
     }
 
     /// Changes the room of the disk.

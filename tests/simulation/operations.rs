@@ -22,6 +22,8 @@ use std::sync::Arc;
 const STOP_MAX: Ns = 90 * S;
 /// Tickets of requests that are not about one message.
 const NO_TOKEN: u64 = 0;
+/// Spares that a start leaves when it gives back segments that were never used.
+const SPARES: usize = 4;
 
 /// The disk of a plan, new and empty.
 pub fn new_disk(plan: &Plan) -> SimDisk {
@@ -67,10 +69,13 @@ impl World {
         if let Some(damaged) = self.plan.damage.filter(|_| epoch > 1 && self.damaged == 0) {
             self.damage_something(damaged);
         }
-        let snapshot = match Snapshot::take(&self.disk) {
+        let mut snapshot = match Snapshot::take(&self.disk) {
             Ok(snapshot) => snapshot,
             Err(error) => return self.ledger.violation(format!("the spool cannot be listed: {error}")),
         };
+        if let Err(error) = snapshot.free_unused(&self.disk, SPARES) {
+            return self.ledger.violation(format!("unused segments cannot be freed: {error}"));
+        }
         let registry = SiteRegistry::new(Arc::clone(&self.plan.settings), shards);
         let loads = Arc::new(Loads::new(shards));
         let cores: Vec<Core> = (0..shards)

@@ -133,7 +133,7 @@ impl Log {
         if let Some(batch) = &self.batch {
             // Messages must leave a prepared segment behind for outcomes, even where the open one has room.
             if who == Who::Message && self.ready.is_empty() {
-                return Err(LogFull::NoSpace);
+                return Err(self.why_no_segment());
             }
             let grown = batch.len as usize + len;
             if self.fits(batch.offset, grown, records) && (batch.records == 0 || grown <= self.config.max_batch) {
@@ -148,7 +148,7 @@ impl Log {
             && self.fits(active.end, BATCH_HEAD_LEN as usize + len, records)
         {
             if who == Who::Message && self.ready.is_empty() {
-                return Err(LogFull::NoSpace);
+                return Err(self.why_no_segment());
             }
             self.open_batch();
             return Ok(());
@@ -158,7 +158,7 @@ impl Log {
             return Err(LogFull::TooLarge);
         }
         if self.ready.len() < segments_needed(who) {
-            return Err(LogFull::NoSpace);
+            return Err(self.why_no_segment());
         }
         self.close_batch();
         self.seal();
@@ -178,7 +178,7 @@ impl Log {
 
     /// The reason to give while records wait for room.
     pub(super) fn why_full(&self) -> LogFull {
-        self.refusal(Who::Outcome).unwrap_or(LogFull::NoSpace)
+        self.refusal(Who::Outcome).unwrap_or_else(|| self.why_no_segment())
     }
 
     /// Whether a batch of `len` bytes at `offset` leaves room for the footer.

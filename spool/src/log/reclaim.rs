@@ -165,7 +165,7 @@ pub(super) struct Finishing {
 }
 
 impl Log {
-    /// All recipients of a message have final outcomes appended. Once these are durable the message no longer keeps its
+    /// All recipients of a message that was reported durable have final outcomes appended. Once these are durable the message no longer keeps its
     /// segment, and its spilled content is removed. Call it once per message.
     pub fn finish(&mut self, id: u64, content: ContentRef) {
         if let Some(compaction) = &mut self.compaction {

@@ -47,13 +47,14 @@ pub struct Stored {
 /// Why an append was refused.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogFull {
-    /// No prepared segment can be had for messages: the disk is full, or the helper is behind.
+    /// No prepared segment can be had for messages: the disk is full, or segment numbers are used up.
     #[error("the spool has no room: make space on its disk")]
     NoSpace,
-    /// More bytes wait for their sync than [`crate::LogConfig::unsynced_max`] allows.
+    /// More bytes wait for their sync than [`crate::LogConfig::unsynced_max`] allows, or segments are filled faster than
+    /// they are prepared.
     #[error("the spool's disk is too slow for what comes in")]
     Behind,
-    /// Writes or syncs failed one after another; the log waits before it tries the next segment.
+    /// Writes or syncs failed one after another, or preparing a segment did; the log waits before it tries again.
     #[error("the spool's disk reports errors: replace the disk or move the spool")]
     Failing,
     /// The record could never fit a segment.

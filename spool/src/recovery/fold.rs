@@ -5,7 +5,7 @@ use super::{Damage, Purpose, RecoveredIndex, RecoveredMessage, RecoveredSegment,
 use crate::disk::FileId;
 use crate::reader::{Reader, WINDOW_PICK, WINDOW_SCAN};
 use crate::record::{HEAD_LEN, OutcomeKind, RecipientFold, RecordHead, RecordKind};
-use crate::segment::{BLOCK, ContentRef, FooterEntry, SegmentId, checksum_seed};
+use crate::segment::{BLOCK, ContentRef, Footer, FooterEntry, SegmentId, checksum_seed, round_up};
 
 /// What is known of a message before its record is met.
 #[derive(Debug, Default)]
@@ -97,6 +97,9 @@ impl<'a> Recovery<'a> {
             }
         }
         self.read_messages(&mut reader, &footer.entries, seed, recovered, emit);
+        if self.purpose == Purpose::Verify {
+            recovered.damaged |= self.verify_batches(&mut reader, &footer, id);
+        }
         self.note_unreadable(&mut reader, footer.appended_end, recovered);
         recovered.index = RecoveredIndex::Footer(footer.entries.len());
     }
@@ -216,6 +219,41 @@ impl<'a> Recovery<'a> {
             (false, true) => Placed::Done,
             (false, false) => Placed::Live(states),
         }
+    }
+
+    /// Compares what a start does not need to look at where a footer is good: the headers of batches, and records that
+    /// are neither messages nor outcomes. True if some are damaged.
+    fn verify_batches(&mut self, reader: &mut Reader<'_>, footer: &Footer, id: SegmentId) -> bool {
+        let seed = checksum_seed(id, footer.generation);
+        let (mut at, mut sequence, mut damaged) = (BLOCK, 0, false);
+        let mut bad = |from: u32, to: u32, recovery: &mut Self| {
+            recovery.damage(id, from, to - from, "a batch's header is damaged; its records are found by the footer");
+            damaged = true;
+        };
+        let mut entries = footer.entries.iter().peekable();
+        for (offset, batch) in reader.batches(id, footer.generation, footer.appended_end) {
+            let end = offset + batch.len;
+            while entries.next_if(|entry| entry.offset < offset).is_some() {}
+            let within = std::iter::from_fn(|| entries.next_if(|entry| entry.offset < end)).count();
+            if offset > at || batch.sequence != sequence {
+                bad(at, offset.max(at + BLOCK), self);
+            } else if within != batch.records as usize {
+                bad(offset, end, self);
+            }
+            at = round_up(end);
+            sequence = batch.sequence.wrapping_add(1);
+        }
+        if at < footer.appended_end {
+            bad(at, footer.appended_end, self);
+        }
+        let others = |entry: &&FooterEntry| matches!(entry.kind, RecordKind::Note | RecordKind::Cut);
+        for entry in footer.entries.iter().filter(others) {
+            if reader.record(entry.offset, footer.appended_end, seed).is_none() {
+                self.damage(id, entry.offset, HEAD_LEN as u32 + entry.meta_len, "a record is damaged");
+                damaged = true;
+            }
+        }
+        damaged
     }
 
     /// Compares a content with its checksum; true if it is damaged.

@@ -6,7 +6,7 @@ use crate::disk::FileId;
 use crate::log::HashSet;
 use crate::reader::{Reader, WINDOW_SCAN, record_seed};
 use crate::record::{Cut, HEAD_LEN, RecordKind};
-use crate::segment::{BLOCK, FooterEntry, SegmentHeader, SegmentId, checksum_seed, round_up};
+use crate::segment::{BLOCK, FooterEntry, SegmentHeader, SegmentId, Trailer, checksum_seed, round_up};
 
 /// What is known of one segment.
 pub(super) struct Plan<'a> {
@@ -117,6 +117,15 @@ impl<'a> Recovery<'a> {
             // Behind a stated end the footer may never have been durable.
             if cut.is_none() {
                 self.damage(id, trailer.appended_end, 0, "the footer is damaged; the segment was read without it");
+                *damaged = true;
+            }
+        } else if trailer.is_none() {
+            // The log went on only after the footer was durable, or a cut would say so. Where it did not go on, nothing is
+            // read by the footer and a start need not know.
+            let missing = settled && cut.is_none();
+            if missing || (self.purpose == Purpose::Verify && reader.trailer_is_damaged()) {
+                let at = reader.size().saturating_sub(Trailer::LEN);
+                self.damage(id, at, Trailer::LEN, "the footer's trailer is damaged; the segment was read without it");
                 *damaged = true;
             }
         }

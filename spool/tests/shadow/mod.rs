@@ -11,6 +11,8 @@ use ringpost_spool::{
 use std::collections::{BTreeMap, BTreeSet};
 
 const SEGMENT: u32 = 64 * 1024;
+/// Spares that a start leaves when it gives back what was never used.
+const SPARES: usize = 4;
 const FINALS: [OutcomeKind; 3] = [OutcomeKind::Delivered, OutcomeKind::Bounced, OutcomeKind::Expired];
 
 /// What goes wrong besides crashes.
@@ -511,7 +513,10 @@ impl World {
             message.position = Position(u64::MAX);
             message.said.iter_mut().flatten().for_each(|said| said.position = Position(u64::MAX));
         }
-        let snapshot = Snapshot::take(&self.disk).map_err(|error| error.to_string())?;
+        let mut snapshot = Snapshot::take(&self.disk).map_err(|error| error.to_string())?;
+        if self.below(4) != 0 {
+            snapshot.free_unused(&self.disk, SPARES).map_err(|error| error.to_string())?;
+        }
         self.start(snapshot.next_sequence());
         let shards = self.logs.len() as u8;
         let mut found = BTreeMap::new();
