@@ -9,7 +9,7 @@
 //! A file system that refuses O_DIRECT is written through the page cache, which is slower and is reported once.
 
 use crate::io::disk_helper::{Answer, BLOCK, DiskSpec, Helper, REQUESTS_MAX, Request, disk_error};
-use crate::io::turn::WakerCell;
+use crate::io::waker::WakerCell;
 use bytes::Bytes;
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};

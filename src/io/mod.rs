@@ -21,6 +21,7 @@ pub mod probe;
 pub mod tls;
 mod tls_link;
 mod turn;
+mod waker;
 
 #[cfg(test)]
 mod disk_tests;

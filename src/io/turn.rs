@@ -13,6 +13,7 @@ use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide
 use crate::io::mailbox::{InboxSender, Sender};
 use crate::io::net;
 use crate::io::tls::TlsSetup;
+use crate::io::waker::WakerCell;
 use bytes::Bytes;
 use glommio::net::TcpStream;
 use std::cell::{Cell, RefCell};
@@ -23,7 +24,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// One read takes at most so much; every connection of a shard reads into the same buffer.
@@ -51,29 +52,6 @@ enum Callback<M, R> {
     Sent(ConnId),
     MessageRefused(u8, M),
     ReportRefused(R),
-}
-
-/// A place for the waker of one task.
-#[derive(Default)]
-pub(crate) struct WakerCell(RefCell<Option<Waker>>);
-
-impl WakerCell {
-    pub(crate) fn keep(&self, context: &Context<'_>) {
-        let mut waker = self.0.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            *waker = Some(context.waker().clone());
-        }
-    }
-
-    pub(crate) fn wake(&self) {
-        if let Some(waker) = &*self.0.borrow() {
-            waker.wake_by_ref();
-        }
-    }
-
-    pub(crate) fn forget(&self) {
-        self.0.borrow_mut().take();
-    }
 }
 
 /// One shard: its handler and what that acts on. Lives on one thread, shared by the shard's tasks.
