@@ -509,6 +509,7 @@ fn what_is_older_than_a_run_that_wrote_stays_since_a_cut_may_speak_of_it() {
     let mut rig = Rig::new();
     let stored = store(&mut rig, 1..3, 100);
     rig.restart();
+    rig.settle();
     rig.append(3, 100);
     rig.settle();
     // Header and first batch of the old run's last segment are gone; the new run's cut says that they were there.
