@@ -87,14 +87,16 @@ fn digest(message: &RecoveredMessage) -> u64 {
     }
     for state in &message.states {
         let kind = state.kind.map_or(0, |kind| kind as u64);
-        sum = sum.wrapping_mul(0x0100_0000_01b3).wrapping_add(kind ^ u64::from(state.attempts) << 8 ^ state.next_due_ms);
+        sum =
+            sum.wrapping_mul(0x0100_0000_01b3).wrapping_add(kind ^ u64::from(state.attempts) << 8 ^ state.next_due_ms);
     }
     sum
 }
 
 fn read(disk: &SimDisk, snapshot: &Snapshot) -> Option<(Found, RecoveryReport)> {
     let mut messages = Vec::new();
-    let report = recover_from(disk, snapshot, 1, &mut |_, message| messages.push((message.id, digest(&message)))).ok()?;
+    let report =
+        recover_from(disk, snapshot, 1, &mut |_, message| messages.push((message.id, digest(&message)))).ok()?;
     messages.sort_unstable();
     let damage = report.damage.iter().map(ToString::to_string).collect();
     let found = Found { messages, damage, outcomes: report.outcomes, next_sequence: report.next_sequence };
@@ -127,7 +129,10 @@ impl World {
         while let Some(event) = self.log.poll_event() {
             match event {
                 LogEvent::Durable(Position(upto)) => {
-                    self.known.values_mut().filter(|known| known.position.0 <= upto).for_each(|known| known.durable = true);
+                    self.known
+                        .values_mut()
+                        .filter(|known| known.position.0 <= upto)
+                        .for_each(|known| known.durable = true);
                 }
                 LogEvent::Failed { from, to } => {
                     self.known.retain(|_, known| !(from..=to).contains(&known.position));
@@ -202,7 +207,11 @@ impl World {
                 self.disk.fail_next(at, error);
             }
             _ => {
-                if input.byte() & 1 == 0 { self.disk.kill() } else { self.disk.crash() }
+                if input.byte() & 1 == 0 {
+                    self.disk.kill()
+                } else {
+                    self.disk.crash()
+                }
                 self.restart();
             }
         }
@@ -370,7 +379,11 @@ fuzz_target!(|input: &[u8]| {
         }
         world.step(&mut input);
     }
-    if input.byte() & 1 == 0 { world.disk.kill() } else { world.disk.crash() }
+    if input.byte() & 1 == 0 {
+        world.disk.kill()
+    } else {
+        world.disk.crash()
+    }
     if input.is_empty() {
         let (found, _) = read(&world.disk, &snapshot(&world.disk)).expect("no newer version");
         world.judge(&found);

@@ -358,9 +358,8 @@ impl Inner {
 
     fn prepare(&mut self, segment: SegmentId) -> Result<Bytes, DiskError> {
         let size = self.config.segment_size as usize;
-        // Spares of another size are removed.
-        self.spares.retain(|spare| spare.stable.len() == size);
-        let file = match self.spares.pop() {
+        // A spare of another size is no use.
+        let file = match self.spares.pop().filter(|spare| spare.stable.len() == size) {
             Some(mut spare) => {
                 spare.stable[..BLOCK as usize].fill(0);
                 spare.view = spare.stable.clone();
@@ -525,11 +524,10 @@ impl Disk for SimDisk {
 
     fn recycle_all(&self, segments: &[SegmentId], spares_max: usize) -> io::Result<()> {
         let mut inner = self.inner();
-        for segment in segments {
+        segments.iter().try_for_each(|segment| {
             let reuse = inner.spares.len() < spares_max;
-            inner.retire(*segment, reuse).map_err(|_| io::ErrorKind::NotFound)?;
-        }
-        Ok(())
+            inner.retire(*segment, reuse).map(drop).map_err(|_| io::ErrorKind::NotFound.into())
+        })
     }
 
     fn open(&self, file: FileId) -> io::Result<Box<dyn DiskFile + '_>> {

@@ -7,9 +7,10 @@ use rig::{Rig, SEGMENT, config};
 use ringpost_spool::record::{message_record_len, outcome_record_len};
 use ringpost_spool::sim_disk::{FaultAt, SimDiskConfig};
 use ringpost_spool::{
-    ContentError, DiskDone, DiskError, DiskOp, FileId, Log, LogConfig, LogEvent, LogFull, NewContent, NewMessage,
-    OutcomeKind, RecipientFold,
+    ContentError, ContentRef, DiskDone, DiskError, DiskOp, FileId, Log, LogConfig, LogEvent, LogFull, NewContent,
+    NewMessage, OutcomeKind, RecipientFold,
 };
+use std::collections::BTreeMap;
 
 const EIO: DiskError = DiskError::Io { errno: 5 };
 
@@ -226,6 +227,53 @@ fn failures_in_a_row_make_the_log_wait() {
     rig.append(4, 100);
     rig.settle();
     assert_eq!(rig.ids(), [4]);
+}
+
+/// Flushes and performs everything as the owner of live messages would: they are moved where reclaim wants that.
+fn settle_with_moves(rig: &mut Rig, places: &mut BTreeMap<u64, ContentRef>) {
+    for _ in 0..40 {
+        rig.now_ms += 200;
+        rig.flush();
+        rig.run();
+        for event in std::mem::take(&mut rig.events) {
+            match event {
+                LogEvent::WantState { id } => {
+                    let states = places.contains_key(&id).then(|| vec![RecipientFold::default()]);
+                    rig.log.provide_state(id, states);
+                }
+                LogEvent::Moved { id, content } => drop(places.insert(id, content)),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn reclaim_on_a_full_disk_leaves_room_for_outcomes() {
+    let room = u64::from(SEGMENT) * 4;
+    let config = LogConfig { spares: 1, ..config() };
+    let mut rig = Rig::with(config, SimDiskConfig { capacity: room, ..SimDiskConfig::sound(SEGMENT) });
+    let mut places = BTreeMap::new();
+    for id in 1..1_000 {
+        let Ok(stored) = rig.try_append(id, 3_000) else { break };
+        places.insert(id, stored.content);
+        rig.flush();
+        rig.run();
+    }
+    // Outcomes take a part of what is held back for them; all messages are live, so that moving gives room only once a whole
+    // segment was moved, for which the rest does not do.
+    for id in 1..6 {
+        rig.outcome(id, OutcomeKind::Deferred, places[&id].segment);
+        rig.flush();
+        rig.run();
+    }
+    settle_with_moves(&mut rig, &mut places);
+    assert!(rig.log.accepts_outcomes(), "reclaim took what was held back: {:?}", rig.log.usage());
+    for (id, place) in std::mem::take(&mut places) {
+        rig.deliver(id, place);
+    }
+    settle_with_moves(&mut rig, &mut places);
+    assert!(rig.log.accepts_messages(), "all mail is done, so there is room again: {:?}", rig.log.usage());
 }
 
 /// Appends until a message is refused; says why.

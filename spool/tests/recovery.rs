@@ -505,6 +505,23 @@ fn a_segment_that_a_header_names_is_left_for_recovery_which_sees_the_gap() {
 }
 
 #[test]
+fn what_is_older_than_a_run_that_wrote_stays_since_a_cut_may_speak_of_it() {
+    let mut rig = Rig::new();
+    let stored = store(&mut rig, 1..3, 100);
+    rig.restart();
+    rig.settle();
+    rig.append(3, 100);
+    rig.settle();
+    // Header and first batch of the old run's last segment are gone; the new run's cut says that they were there.
+    let old = stored[0].1.segment;
+    rig.disk.put(FileId::Segment(old), vec![0; SEGMENT as usize]);
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    snapshot.free_unused(&rig.disk, 4).unwrap();
+    let report = recover_from(&rig.disk, &snapshot, 1, &mut |_, _| ()).unwrap();
+    assert_eq!(report.damage.first().map(|damage| damage.file), Some(FileId::Segment(old)), "it is missed");
+}
+
+#[test]
 fn nothing_is_freed_where_a_newer_version_wrote() {
     let mut rig = Rig::new();
     store(&mut rig, 1..2, 100);

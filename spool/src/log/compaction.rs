@@ -6,12 +6,12 @@
 //! later.
 
 use super::commit::{Held, What};
-use super::config::RECLAIM_RETRY_MS;
+use super::config::{MOVE_PADDING_PART, OUTCOME_ROOM_PART, RECLAIM_RETRY_MS};
 use super::reclaim::{Index, Kept};
 use super::{Call, Log, LogEvent, Who};
 use crate::disk::{DiskError, DiskOp, FileId};
 use crate::record::{self, HEAD_LEN, RecipientFold, RecordHead, RecordKind, RecordView};
-use crate::segment::{ContentRef, Footer, FooterEntry, SegmentId, Trailer, checksum_seed, footer_len};
+use crate::segment::{BLOCK, ContentRef, Footer, FooterEntry, SegmentId, Trailer, checksum_seed, footer_len};
 use bytes::Bytes;
 
 /// A moved record from its append until its owner has seen the new place.
@@ -126,6 +126,11 @@ impl Log {
         let Some(kept) = self.kept.get(&source) else {
             return;
         };
+        // Moves give room only once the last one is durable. Half of them would use up what is held back for outcomes, and
+        // then neither could go on.
+        if self.room_for_moves() < kept.tally.weight() + kept.tally.weight() / MOVE_PADDING_PART {
+            return;
+        }
         let entries = match &kept.tally.index {
             Index::Memory(entries) => Some(entries.clone()),
             Index::Disk(_) => None,
@@ -139,6 +144,18 @@ impl Log {
             let at = self.config.segment_size.saturating_sub(footer);
             self.compaction_read(source, at, footer as usize, Call::CompactionIndex);
         }
+    }
+
+    /// Bytes that moves may take, of the prepared segments, or of the open one where there are none and no message competes
+    /// for it; a part is left to outcomes.
+    fn room_for_moves(&self) -> u64 {
+        let size = u64::from(self.config.segment_size);
+        let room = match (self.ready.len() as u64, self.active()) {
+            (0, None) => 0,
+            (0, Some(active)) => size - u64::from(active.end.min(self.config.segment_size)),
+            (prepared, _) => prepared * (size - u64::from(BLOCK)),
+        };
+        room.saturating_sub(size / OUTCOME_ROOM_PART)
     }
 
     /// The messages among a segment's records that were not moved out before.

@@ -16,6 +16,10 @@ pub(super) const FAILURE_PAUSE_MS: u64 = 500;
 pub(super) const FAILURE_PAUSE_MS_MAX: u64 = 30_000;
 /// After how long a segment is looked at again that could not be emptied or recycled.
 pub(super) const RECLAIM_RETRY_MS: u64 = 10_000;
+/// The part of a segment that moved messages leave to outcomes.
+pub(super) const OUTCOME_ROOM_PART: u64 = 8;
+/// The part of their own bytes that moved messages may need for the ends of their blocks.
+pub(super) const MOVE_PADDING_PART: u64 = 8;
 /// Bytes that a live message is taken to need besides its content, when reclaim compares segments.
 pub(super) const MESSAGE_OVERHEAD: u64 = 256;
 
