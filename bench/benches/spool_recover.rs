@@ -1,8 +1,13 @@
 //! How long a start takes to read a spool of 200,000 waiting messages of 1 KB, with a warm page cache, on real files.
-//! `RINGPOST_BENCH_DIR` names the directory (default: the temporary directory).
+//! Run with `cargo bench -p ringpost-bench --bench spool_recover`. `RINGPOST_BENCH_DIR` names the directory (default: the
+//! temporary directory); it takes 320 MB.
+//!
+//! Bound: 1 s, 5 us per message. Draining after a restart may cost 80 us per message (issue 4), of which recovery may have
+//! a sixteenth; mail is accepted meanwhile, but an old message is delivered only once all that may be known of it was
+//! read, and the first delivery is to come within 2 s (docs/PERFORMANCE.md).
 
 use bytes::Bytes;
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost_spool::{
     DiskDone, DiskError, DiskOp, FileId, Log, LogConfig, NewContent, NewMessage, Outcome, OutcomeKind, StdDisk, recover,
 };
@@ -67,6 +72,15 @@ fn fill(disk: &StdDisk) {
     }
 }
 
+/// Removes the spool also where the benchmark fails.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 fn spool_recover(criterion: &mut Criterion) {
     let base = std::env::var_os("RINGPOST_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = base.join(format!("ringpost-recover-{}", std::process::id()));
@@ -74,10 +88,11 @@ fn spool_recover(criterion: &mut Criterion) {
         Ok(disk) => disk,
         Err(error) => panic!("{}: {error}", directory.display()),
     };
+    let _removed = Removed(directory);
     fill(&disk);
-    let mut group = criterion.benchmark_group("spool");
-    group.sample_size(10);
-    group.bench_function("recover 200,000 messages of 1 KB, each with a deferral", |bencher| {
+    let mut group = criterion.benchmark_group("spool_recover");
+    group.sample_size(10).throughput(Throughput::Elements(MESSAGES));
+    group.bench_function("200,000 messages of 1 KB, each with a deferral", |bencher| {
         bencher.iter(|| {
             let mut found = 0;
             let report = recover(&disk, 1, &mut |_, _| found += 1);
@@ -85,7 +100,6 @@ fn spool_recover(criterion: &mut Criterion) {
         });
     });
     group.finish();
-    let _ = std::fs::remove_dir_all(&directory);
 }
 
 criterion_group!(benches, spool_recover);
