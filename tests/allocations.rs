@@ -1,6 +1,6 @@
-//! Allocations per message on the hot path: a whole shard ([`ringpost::shard::core::Core`]) accepts and delivers, and its
-//! allocations are counted. They must not grow with what waits nor with the number of sessions, and stay below a bound.
-//! Nothing is timed. In a test program of its own, because of its allocator.
+//! Allocations per message on the hot path: a whole shard ([`ringpost::shard::core::Core`]) accepts and delivers, and
+//! its allocations are counted. They must not grow with what waits nor with the number of sessions, and stay below a
+//! bound. Nothing is timed. In a test program of its own, because of its allocator.
 //!
 //! Run with `cargo test --test allocations -- --nocapture` to see the numbers.
 
@@ -22,11 +22,14 @@ const MESSAGES: u64 = 2_000;
 const WAITING: [u64; 2] = [1_000, 10_000];
 /// Sessions: few, and many.
 const SESSIONS: [usize; 2] = [10, 1_000];
-/// By so much a message may cost more where there is more of something: tables that grow by doubling do so now and then.
+/// By so much a message may cost more where there is more of something: tables that grow by doubling do so now and
+/// then.
 const GROWTH_MAX: f64 = 0.5;
-/// Accepting a message of 1 KB: session, envelope, trace header, content, record, queue, event and reply. Measured: 40.1.
+/// Accepting a message of 1 KB: session, envelope, trace header, content, record, queue, event and reply. Measured:
+/// 40.1.
 const ACCEPTING_MAX: f64 = 41.0;
-/// Accepting and delivering it: the attempt, its transaction, the replies, the outcome and its event too. Measured: 71.9.
+/// Accepting and delivering it: the attempt, its transaction, the replies, the outcome and its event too. Measured:
+/// 71.9.
 const DELIVERING_MAX: f64 = 73.0;
 /// Accepting and deferring it: the timer too. Measured: 72.9.
 const DEFERRING_MAX: f64 = 74.0;

@@ -6,8 +6,9 @@
 //! disk), else from the page cache or the map. `RINGPOST_BENCH_DIR` names a directory on the disk to measure (default:
 //! the temporary directory; a RAM disk tells nothing). Run with `cargo bench -p ringpost-bench --bench append_ways`.
 //!
-//! No bound: it chooses between ways, on a disk that others use too. The way chosen (`Direct`) must not be the dearest in
-//! CPU per record, nor write more than 1.1 bytes per byte appended in groups of 20 and more; else the decision is to be made anew.
+//! No bound: it chooses between ways, on a disk that others use too. The way chosen (`Direct`) must not be the dearest
+//! in CPU per record, nor write more than 1.1 bytes per byte appended in groups of 20 and more; else the decision is to
+//! be made anew.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use memmap2::MmapMut;

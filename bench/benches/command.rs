@@ -1,11 +1,11 @@
-//! What it costs to cut a transaction's commands out of the stream and to read them: the framer of lines, the adapter of
-//! commands, the parameters. Run with `cargo bench -p ringpost-bench --bench command`.
+//! What it costs to cut a transaction's commands out of the stream and to read them: the framer of lines, the adapter
+//! of commands, the parameters. Run with `cargo bench -p ringpost-bench --bench command`.
 //!
-//! Bound: 1.5 us for the lines of one transaction (MAIL, RCPT, DATA), framed and read with their parameters and
-//! addresses. Accepting 1 KB may cost 50 us (issue 4); framer, adapter and scanner together are held to a tenth of that,
-//! 5 us, because kernel, copying, checksum and disk take the rest. Three parts of that tenth go to the lines; a line more
-//! (RCPT) may add 0.5 us, so that 100 recipients cost no more than one message. A line that comes in two pieces may cost
-//! one allocation and twice the time, no more.
+//! Bound: 0.75 us for the lines of one transaction (MAIL, RCPT, DATA), framed and read with their parameters and
+//! addresses. Accepting 1 KB may cost 50 us (issue 4), most of which goes to the kernel, to copying, to the checksum
+//! and to the disk; the whole protocol is held to a twentieth of it, 2.5 us (see session.rs), and the lines to a third
+//! of that. A line more (RCPT) may add 0.25 us. A line that comes in two pieces costs one allocation and must not cost
+//! 0.25 us more: whoever sends slowly must not be dear.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::smtp::command::{self, Command};

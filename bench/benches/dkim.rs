@@ -2,11 +2,12 @@
 //! Ed25519, over messages of 1 KB, 10 KB and 1 MB, header relaxed and body simple.
 //! Run with `cargo bench -p ringpost-bench --bench dkim`.
 //!
-//! Bound: 0.5 ms for 10 KB with RSA, 0.1 ms with Ed25519. A signature is made on the shard, and the shard holds up every
-//! other session meanwhile; time to the 250 may be 1 ms above twice a bare sync at the 99th percentile (issue 4), and one
-//! signature may take half of that. What the size adds is the digest's and the canonicalisation's: 1 MB may take 5 ms, a
-//! quarter of a shard's tick (20 ms); a machine that is slower must sign such messages elsewhere. The processor time is
-//! not part of the 50 us for accepting: whoever asks for RSA signatures gets at most one core's 2,000 to 4,000 a second.
+//! Bound: 0.5 ms for 10 KB with RSA, 0.1 ms with Ed25519. A signature is made on the shard, and the shard holds up
+//! every other session meanwhile; time to the 250 may be 1 ms above twice a bare sync at the 99th percentile (issue 4),
+//! and one signature may take half of that. What the size adds is the digest's and the canonicalisation's: 1 MB may
+//! take 5 ms, a quarter of a shard's tick (20 ms); a machine that is slower must sign such messages elsewhere. The
+//! processor time is not part of the 50 us for accepting: whoever asks for RSA signatures gets at most one core's 2,000
+//! to 4,000 a second.
 //!
 //! The body is simple because mail-auth 0.13 computes a wrong bh= for relaxed bodies that end with lines of white space
 //! only; a newer one does not build with the compiler that ringpost supports.

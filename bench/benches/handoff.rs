@@ -1,11 +1,12 @@
-//! What it costs to hand something to a shard: into its mailbox and out, on one thread and across two, and the way from a
-//! thread to a sleeping shard and back. Run alone: `cargo bench -p ringpost-bench --bench handoff`.
+//! What it costs to hand something to a shard: into its mailbox and out, on one thread and across two, and the way from
+//! a thread to a sleeping shard and back. Run alone: `cargo bench -p ringpost-bench --bench handoff`.
 //!
-//! Bounds: 0.1 us to post and take on one thread, 0.15 us with a waker to wake, 0.3 us across two threads. A message that
-//! another shard delivers crosses twice (its lease and the answer), and 1 us is one part in a hundred of the 110 us that
-//! delivering may cost; by issue 4 two shards may cost 1.15 times as much per message as one, most of which is for the
-//! sites' atomics and the caches. A sleeping shard answers within 100 us: it wakes by a system call and a switch of
-//! threads, and time from the 250 to the attempt may be 10 ms. A busy shard answers 1,000 messages in 1 ms.
+//! Bounds: 0.1 us to post and take on one thread, 0.15 us with a sleeper to wake, 0.5 us across two threads that do
+//! nothing else. A message that another shard delivers crosses twice (its lease and the answer): 1 us, a hundredth of
+//! the 110 us that delivering may cost. By issue 4 two shards may cost 1.15 times as much per message as one; the
+//! mailboxes must not be what takes that. A sleeping shard answers within 100 us: it wakes by a system call and a
+//! switch of threads, and the time from the 250 to the attempt may be 10 ms. A busy shard takes a message and reports
+//! it back in 1.5 us.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::clock::{Instant, Now};
@@ -13,6 +14,7 @@ use ringpost::io::executor::{DiskSpec, Mailboxes, ShardSpec, run_shard};
 use ringpost::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo};
 use ringpost::io::mailbox::{inbox, mailbox};
 use ringpost::io::tls::{self, TlsSetup};
+use ringpost_bench as _;
 use ringpost_spool::DiskDone;
 use std::collections::VecDeque;
 use std::hint::{black_box, spin_loop};

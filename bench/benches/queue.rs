@@ -1,12 +1,12 @@
 //! What the queue costs: timers, the choice of what goes next, and a message's whole way through it.
 //! Run with `cargo bench -p ringpost-bench --bench queue`.
 //!
-//! Bounds: a timer set and fired, or set and taken back, 0.2 us; to ask when the next is due, 20 ns, since every turn of
-//! the executor does; a pick and its return 0.5 us; a message's whole way (insert, assign, pick, settle, remove) 4 us. A
-//! message that is drained after a restart may cost 80 us in all (issue 4), and deciding is held to a twentieth of that. By
-//! issue 4 the cost of scheduling is flat within 20 % from 1,000 to 1,000,000 messages: no step may search. In the
-//! figures at 1,000,000 the processor's caches show as well; what is beyond 20 % there must be explained by misses, not
-//! by instructions (`perf stat -e instructions,cache-misses`).
+//! Bounds: a timer set and fired, or set and taken back, 0.2 us; to ask when the next is due, 20 ns, since every turn
+//! of the executor does; a pick and its return 0.5 us; a message's whole way (insert, assign, pick, settle, remove) 1.6
+//! us. A message that is drained after a restart may cost 80 us in all (issue 4), and deciding is held to a fiftieth of
+//! that. By issue 4 the cost of scheduling is flat within 20 % from 1,000 to 1,000,000 messages: no step may search. In
+//! the figures at 1,000,000 the processor's caches show as well; what is beyond 20 % there must be explained by misses,
+//! not by instructions (`perf stat -e instructions,cache-misses`).
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::envelope::Envelope;
@@ -108,8 +108,8 @@ fn ready(c: &mut Criterion) {
     group.finish();
 }
 
-/// Messages that all wait for a retry, to sites of their own, their due times spread over hours by the schedule's jitter
-/// and by when they came.
+/// Messages that all wait for a retry, to sites of their own, their due times spread over hours by the schedule's
+/// jitter and by when they came.
 fn waiting_queue(messages: u64) -> Queue {
     let mut queue = Queue::new(QueueConfig::default(), 1);
     for number in 0..messages {

@@ -1,10 +1,10 @@
-//! What the whole protocol costs on the side that accepts: the bytes of one transaction go in, replies come out, and the
-//! owner says yes to everything and keeps nothing. Run with `cargo bench -p ringpost-bench --bench session`.
+//! What the whole protocol costs on the side that accepts: the bytes of one transaction go in, replies come out, and
+//! the owner says yes to everything and keeps nothing. Run with `cargo bench -p ringpost-bench --bench session`.
 //!
-//! Bound: 5 us per message of 1 KB and 7 us per message of 10 KB, a tenth of the 50 and 65 us that accepting may cost
-//! (issue 4): lines, commands, scanner, questions to the owner and the texts of replies are all of it. The way in which a
-//! transaction comes (one flight, command by command, BDAT) may change this by no more than 1 us, and 100 recipients
-//! cost 0.5 us each. An EHLO costs less than 1 us, so that a connection for each message stays cheap.
+//! Bound: 2.5 us per message of 1 KB, a twentieth of the 50 us that accepting may cost (issue 4), and 4.5 us per
+//! message of 10 KB: lines, commands, scanner, questions to the owner and the texts of replies are all of it. The way
+//! in which a transaction comes (one flight, command by command, BDAT) may change this by no more than 0.5 us, and a
+//! further recipient costs 0.25 us. An EHLO costs less than 1 us, so that a connection for each message stays cheap.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::clock::Now;

@@ -2,10 +2,10 @@
 //! The checksum of the content is measured beside it, since it is part of every append.
 //! Run with `cargo bench -p ringpost-bench --bench spool_append`.
 //!
-//! Bound: 2.5 us for a message of 1 KB and its outcome in groups of 20, 4 us for one of 10 KB: a twentieth of the 50 us that
-//! accepting may cost (issue 4), and the checksum's 0.05 us per KB on top (it reads 26 GB/s). A message alone in its group
-//! pays for a whole batch, its write and its sync, and may cost 8 us: without load nothing is short. In groups of 200 a
-//! message costs no more than in groups of 20, else commits under load would not scale.
+//! Bound: 1 us for a message of 1 KB and its outcome in groups of 20, a fiftieth of the 50 us that accepting may cost
+//! (issue 4), and 2 us for one of 10 KB, half of which is the checksum's. A message alone in its group pays for a whole
+//! batch, its write and its sync, and may cost 2 us: without load nothing is short. In groups of 200 a message costs no
+//! more than in groups of 20, else commits under load would not scale.
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -18,6 +18,7 @@ const GROUPS: [u64; 3] = [1, 20, 200];
 /// Segments that may be there although every message has ended: in use, prepared, and about to be recycled.
 const SEGMENTS_MAX: usize = 8;
 
+/// A log and whoever answers its operations.
 struct Owner {
     log: Log,
     next_id: u64,
@@ -41,6 +42,15 @@ impl Owner {
         while let Some(event) = self.log.poll_event() {
             black_box(event);
         }
+    }
+
+    /// What was measured did happen: every record was appended, every turn had its batch and was synced, and what has
+    /// ended was recycled, or the figures would be those of a spool that only grows.
+    fn check(&self) {
+        let usage = self.log.usage();
+        assert!(usage.records >= 2 * (self.next_id - 1), "{usage:?}");
+        assert!(usage.batches >= self.now_ms && usage.syncs >= self.now_ms, "{usage:?}, {} turns", self.now_ms);
+        assert!(usage.segments <= SEGMENTS_MAX, "{usage:?}");
     }
 
     /// A turn: messages, their outcomes, a flush.
@@ -81,8 +91,7 @@ fn spool_append(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new("message and outcome, groups of", messages), |bencher| {
                 bencher.iter(|| owner.turn(messages, &envelope, &content));
             });
-            // What has ended is recycled: else the figures would be those of a spool that only grows.
-            assert!(owner.log.usage().segments <= SEGMENTS_MAX, "{:?}", owner.log.usage());
+            owner.check();
         }
         group.throughput(Throughput::Elements(1));
         group.bench_function("checksum of the content", |bencher| {

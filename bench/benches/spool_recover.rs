@@ -1,13 +1,14 @@
 //! How long a start takes to read a spool of 200,000 waiting messages of 1 KB, with a warm page cache, on real files.
-//! Run with `cargo bench -p ringpost-bench --bench spool_recover`. `RINGPOST_BENCH_DIR` names the directory (default: the
-//! temporary directory); it takes 320 MB.
+//! Run with `cargo bench -p ringpost-bench --bench spool_recover`. `RINGPOST_BENCH_DIR` names the directory (default:
+//! the temporary directory); it takes 320 MB.
 //!
-//! Bound: 1 s, 5 us per message. Draining after a restart may cost 80 us per message (issue 4), of which recovery may have
-//! a sixteenth; mail is accepted meanwhile, but an old message is delivered only once all that may be known of it was
-//! read, and the first delivery is to come within 2 s (docs/PERFORMANCE.md).
+//! Bound: 0.8 s, 4 us per message. Draining after a restart may cost 80 us per message (issue 4), of which recovery may
+//! have a twentieth; mail is accepted meanwhile, but an old message is delivered only once all that may be known of it
+//! was read, and the first delivery is to come within 2 s (docs/PERFORMANCE.md).
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ringpost_bench as _;
 use ringpost_spool::{
     DiskDone, DiskError, DiskOp, FileId, Log, LogConfig, NewContent, NewMessage, Outcome, OutcomeKind, StdDisk, recover,
 };

@@ -1,15 +1,18 @@
-//! What the benchmarks have in common: a clock that stands still, content, the bytes of a transaction, and the
-//! configuration of a session.
+//! What the benchmarks have in common: the allocator that the program has, a clock that stands still, content, the
+//! bytes of a transaction, and the configuration of a session.
 //!
-//! Each target measures one part and says in its header to which bound it is held and why. The bounds are shares of what
-//! a whole message may cost (docs/PERFORMANCE.md, "Parts"); nothing here fails when one is passed, because a criterion
-//! run on a busy machine says nothing. It is for people who compare.
+//! Each target measures one part and says in its header to which bound it is held and why. The bounds are shares of
+//! what a whole message may cost (docs/PERFORMANCE.md, "Parts"); nothing here fails when one is passed, because a
+//! criterion run on a busy machine says nothing. It is for people who compare.
 
 use ringpost::address::Address;
 use ringpost::clock::{Instant, Now, UnixTime};
 use ringpost::envelope::{Body, Envelope, Notify, Recipient};
 use ringpost::smtp::server::{BareNewlines, SessionConfig};
 use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Octets of the contents that are measured, with their names.
 pub const CONTENTS: [(&str, usize); 2] = [("1 KB", 1024), ("10 KB", 10 * 1024)];

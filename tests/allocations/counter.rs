@@ -1,4 +1,5 @@
-//! An allocator that counts what one thread allocates while it is told to. Frees are not counted; that a block grows is.
+//! An allocator that counts what one thread allocates while it is told to. Frees are not counted; that a block grows
+//! is.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

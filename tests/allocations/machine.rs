@@ -1,5 +1,5 @@
-//! The stand-in for src/io: one shard on a clock of its own, a disk that answers at once, clients that send a message each
-//! in every round, and a destination. What the shard allocates is counted; what this file allocates is not.
+//! The stand-in for src/io: one shard on a clock of its own, a disk that answers at once, clients that send a message
+//! each in every round, and a destination. What the shard allocates is counted; what this file allocates is not.
 //!
 //! Not here: anything that goes wrong (tests/simulation). It fails by panics.
 
