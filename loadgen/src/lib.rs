@@ -7,6 +7,7 @@
 
 pub mod content;
 pub mod destination;
+pub mod engine;
 pub mod ledger;
 pub mod random;
 pub mod relay;
