@@ -5,13 +5,19 @@
 //! moved; everything else stays the same under another engine. [`relay`] runs the program under test.
 #![deny(missing_docs)]
 
+pub mod compare;
 pub mod content;
 pub mod destination;
 pub mod engine;
 pub mod ledger;
+mod notice;
 pub mod random;
+pub mod receive;
+pub mod record;
 pub mod relay;
 pub mod report;
+pub mod results;
+pub mod send;
 pub mod session;
 pub mod sink;
 pub mod sink_session;

@@ -47,7 +47,7 @@ struct SendArguments {
     #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// Octets of each message, or "mixed" for sizes up to several hundred kilobytes.
-    #[arg(long, default_value = "1024", value_name = "N|mixed", value_parser = parse_sizes)]
+    #[arg(long, default_value = "1024", value_name = "N|mixed")]
     size: Sizes,
     /// Recipients of a message, at most; each has a random number of them.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -94,13 +94,6 @@ struct SinkArguments {
     drop: u64,
 }
 
-fn parse_sizes(text: &str) -> Result<Sizes, String> {
-    match text {
-        "mixed" => Ok(Sizes::Mixed),
-        _ => text.parse().map(Sizes::Fixed).map_err(|_| "give a number of octets, or \"mixed\"".to_owned()),
-    }
-}
-
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let result = match &command_line.act {
@@ -131,7 +124,7 @@ fn send(arguments: &SendArguments) -> io::Result<(Summary, bool)> {
         None => None,
     };
     let workload = Workload {
-        sizes: arguments.size,
+        sizes: arguments.size.clone(),
         recipients_max: arguments.recipients,
         refused_for_now: arguments.refuse_for_now,
         refused_for_good: arguments.refuse_for_good,
