@@ -124,7 +124,11 @@ fn median(values: &mut [f64]) -> f64 {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sample = if self.by_runs { "whole runs" } else { "intervals within runs (give three files or more of each side for runs)" };
+        let sample = if self.by_runs {
+            "whole runs"
+        } else {
+            "intervals within runs (give three files or more of each side for runs)"
+        };
         writeln!(f, "medians of {sample}; the range holds the difference in 95 of 100 cases")?;
         for one in &self.differences {
             write!(f, "  {:<28} {:>12.2} {:>12.2}", one.name, one.before, one.after)?;
@@ -132,7 +136,13 @@ impl fmt::Display for Comparison {
                 Some((change, low, high)) => {
                     let verdict = if one.is_clear() { "" } else { "  (no clear difference)" };
                     let percent = |share: f64| share * 100.0;
-                    writeln!(f, "  {:+7.1} %  [{:+.1} .. {:+.1}]{verdict}", percent(change), percent(low), percent(high))?;
+                    writeln!(
+                        f,
+                        "  {:+7.1} %  [{:+.1} .. {:+.1}]{verdict}",
+                        percent(change),
+                        percent(low),
+                        percent(high)
+                    )?;
                 }
                 None if one.before > 0.0 => {
                     writeln!(f, "  {:+7.1} %  (too few values for a range)", (one.after / one.before - 1.0) * 100.0)?;

@@ -9,6 +9,7 @@ pub mod compare;
 pub mod content;
 pub mod destination;
 pub mod engine;
+pub mod html;
 pub mod ledger;
 mod notice;
 pub mod random;

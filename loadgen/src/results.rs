@@ -215,7 +215,9 @@ impl fmt::Display for Results {
             sent.octets as f64 / 1e6 / self.seconds.max(1e-9)
         )?;
         writeln!(f, "  source        {:.1} us of CPU per message", sent.cpu_us_per_message)?;
-        for (name, one) in [("latency", &sent.latency), ("transaction", &sent.service), ("connecting", &sent.connecting)] {
+        for (name, one) in
+            [("latency", &sent.latency), ("transaction", &sent.service), ("connecting", &sent.connecting)]
+        {
             if one.count > 0 {
                 writeln!(f, "  {name:<13} {one}")?;
             }

@@ -165,7 +165,8 @@ impl Workload {
         let mut random = Random::part(self.seed, u64::from(number));
         let token = Token::new(self.run, number);
         let least = u64::from(self.recipients_min.max(1));
-        let count = recipients.unwrap_or_else(|| random.between(least, u64::from(self.recipients_max).max(least)) as u16);
+        let count =
+            recipients.unwrap_or_else(|| random.between(least, u64::from(self.recipients_max).max(least)) as u16);
         let destinations: Vec<Destination> =
             (0..count).map(|index| Destination { behaviour: self.behaviour(&mut random), token, index }).collect();
         let domains = match &self.domains {
@@ -174,8 +175,14 @@ impl Workload {
         };
         let reverse_path = format!("from-{token}@{}", self.domain);
         let size = size.map_or_else(|| self.sizes.pick(&mut random), |size| size as usize);
-        let mut message =
-            Message { token, reverse_path, destinations, domains, content: Bytes::new(), fingerprint: Fingerprint::of(b"") };
+        let mut message = Message {
+            token,
+            reverse_path,
+            destinations,
+            domains,
+            content: Bytes::new(),
+            fingerprint: Fingerprint::of(b""),
+        };
         let to = message.address(0, &self.domain);
         let (content, fingerprint) = content::compose(token, size, &message.reverse_path, &to, &mut random);
         message.content = content.into();

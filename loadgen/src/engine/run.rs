@@ -41,7 +41,9 @@ pub fn run<D: Driver>(driver: &mut D, listeners: Vec<Listener>, stop: &AtomicBoo
     let explain = |error: io::Error| {
         io::Error::new(
             error.kind(),
-            format!("io_uring cannot be used ({error}): it needs Linux 6.1 or newer, kernel.io_uring_disabled=0, and a container that allows it"),
+            format!(
+                "io_uring cannot be used ({error}): it needs Linux 6.1 or newer, kernel.io_uring_disabled=0, and a container that allows it"
+            ),
         )
     };
     let ring = IoUring::builder()

@@ -81,7 +81,9 @@ mod tests {
 
     #[test]
     fn doubled_dots_are_halved() {
-        for (stuffed, plain) in [("", ""), ("..\r\n", ".\r\n"), ("a\r\n..b\r\n.. \r\n", "a\r\n.b\r\n. \r\n"), ("a.b", "a.b")] {
+        for (stuffed, plain) in
+            [("", ""), ("..\r\n", ".\r\n"), ("a\r\n..b\r\n.. \r\n", "a\r\n.b\r\n. \r\n"), ("a.b", "a.b")]
+        {
             let mut content = stuffed.as_bytes().to_vec();
             unstuff(&mut content);
             assert_eq!(content, plain.as_bytes());

@@ -15,7 +15,12 @@ use std::time::{Duration, Instant};
 const CPU_TOKEN: u64 = u64::MAX;
 
 /// Serves until told to stop.
-pub(super) fn serve(shared: &Arc<Shared>, number: usize, listeners: Vec<Listener>, stop: &AtomicBool) -> io::Result<()> {
+pub(super) fn serve(
+    shared: &Arc<Shared>,
+    number: usize,
+    listeners: Vec<Listener>,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     let mut driver = Destination {
         addresses: listeners.iter().map(|listener| listener.address).collect(),
         first_tls: shared.config.listen.len(),
@@ -176,11 +181,8 @@ impl Driver for Destination {
     }
 
     fn tls_started(&mut self, io: &mut Io, conn: ConnId) {
-        let implicit = self
-            .sessions
-            .get(conn.index as usize)
-            .and_then(Option::as_ref)
-            .is_some_and(|session| session.in_tls);
+        let implicit =
+            self.sessions.get(conn.index as usize).and_then(Option::as_ref).is_some_and(|session| session.in_tls);
         let Some(session) = self.session(conn) else { return };
         session.tls_started();
         if implicit && let Some(out) = io.output(conn) {

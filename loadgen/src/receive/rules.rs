@@ -124,15 +124,16 @@ fn parse_action(text: &str) -> Result<Action, BadRule> {
     let (name, argument) = text.split_once('=').map_or((text, None), |(name, argument)| (name, Some(argument)));
     let bad = || BadRule(format!("{text}: not an action; see `ringpost-load sink --help` for all of them"));
     let span = || argument.and_then(parse_span).ok_or_else(|| BadRule(format!("{name}=TIME, as in {name}=30s")));
-    let count = || {
-        argument.and_then(|text| text.parse().ok()).ok_or_else(|| BadRule(format!("{name}=N, as in {name}=20")))
-    };
+    let count =
+        || argument.and_then(|text| text.parse().ok()).ok_or_else(|| BadRule(format!("{name}=N, as in {name}=20")));
     match name {
         "greylist" => return span().map(Action::Greylist),
         "slow" => return span().map(Action::Slow),
         "close-after" => return count().map(Action::CloseAfter),
         "connections" => return count().map(Action::Connections),
-        "rate" => return parse_rate(argument).ok_or_else(|| BadRule("rate=N or rate=N/TIME, as in rate=100/60s".into())),
+        "rate" => {
+            return parse_rate(argument).ok_or_else(|| BadRule("rate=N or rate=N/TIME, as in rate=100/60s".into()));
+        }
         _ => {}
     }
     if argument.is_some() {
@@ -183,7 +184,10 @@ impl Rule {
     /// Whether it is about connections as such, and so to be asked when one is accepted.
     pub fn is_of_connection(&self) -> bool {
         !matches!(self.subject, Subject::Domain(_))
-            && matches!(self.action, Action::Refuse | Action::BrokenTls | Action::Connections(_) | Action::CloseAfter(_))
+            && matches!(
+                self.action,
+                Action::Refuse | Action::BrokenTls | Action::Connections(_) | Action::CloseAfter(_)
+            )
     }
 
     /// Whether it applies to a connection to this address.
@@ -226,7 +230,9 @@ mod tests {
 
     #[test]
     fn what_is_no_rule_is_refused_in_words() {
-        for text in ["", "*", "* dance", "* slow", "* slow=3", "* defer=3", "* rate=0", "* defer 2000/1000", "* defer 1/1000 x"] {
+        for text in
+            ["", "*", "* dance", "* slow", "* slow=3", "* defer=3", "* rate=0", "* defer 2000/1000", "* defer 1/1000 x"]
+        {
             assert!(text.parse::<Rule>().is_err_and(|error| !error.to_string().is_empty()), "{text}");
         }
         assert_eq!(parse_span("1.5ms"), Some(Duration::from_micros(1500)));
@@ -236,7 +242,10 @@ mod tests {
     #[test]
     fn a_rule_knows_its_subject() {
         let listener = "127.0.0.1:25".parse().unwrap();
-        assert!(rule("a.example defer").fits("A.Example", listener) && !rule("a.example defer").fits("b.a.example", listener));
+        assert!(
+            rule("a.example defer").fits("A.Example", listener)
+                && !rule("a.example defer").fits("b.a.example", listener)
+        );
         assert!(rule("* refuse").is_of_connection() && !rule("a.example refuse").is_of_connection());
         assert!(rule(":25 refuse").fits_address(listener) && !rule(":26 refuse").fits_address(listener));
     }

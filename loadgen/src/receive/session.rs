@@ -45,7 +45,10 @@ pub(super) enum Next {
 enum Mode {
     Command,
     Data,
-    Chunk { left: u64, last: bool },
+    Chunk {
+        left: u64,
+        last: bool,
+    },
     AuthPlain,
     AuthUser,
     AuthPassword,
@@ -280,12 +283,7 @@ impl Session {
     }
 
     /// Why a recipient is not taken, if it is not; notes what is to happen to the content.
-    fn refusal(
-        &mut self,
-        path: &str,
-        destination: Option<Destination>,
-        shared: &Shared,
-    ) -> Option<&'static [u8]> {
+    fn refusal(&mut self, path: &str, destination: Option<Destination>, shared: &Shared) -> Option<&'static [u8]> {
         match destination.map(|one| one.behaviour) {
             Some(Behaviour::RefuseAlways) => return Some(b"550 5.1.1 no such recipient here\r\n"),
             Some(Behaviour::RefuseFirst(_)) if destination.is_some_and(|one| shared.limits().refuses(&one, false)) => {
@@ -508,9 +506,11 @@ impl Session {
             let mut parts = plain.splitn(3, |octet| *octet == 0).skip(1).map(<[u8]>::to_vec);
             (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
         };
-        let right = shared.config.auth.as_ref().is_some_and(|(name, word)| {
-            name.as_bytes() == user && word.as_bytes() == password
-        });
+        let right = shared
+            .config
+            .auth
+            .as_ref()
+            .is_some_and(|(name, word)| name.as_bytes() == user && word.as_bytes() == password);
         out.extend_from_slice(if right { b"235 2.7.0 welcome\r\n" } else { b"535 5.7.8 wrong user or password\r\n" });
         Next::Continue
     }

@@ -4,10 +4,10 @@
 //! In a closed loop a session that is done begins the next message. In an open loop messages become due by the schedule and
 //! wait for a free session; their latency counts from when they were due.
 
+use super::SendConfig;
 use super::protocol::{Client, ClientSettings, Outcome, TlsMode};
 use super::schedule::{Profile, Schedule, Traced};
 use super::tally::{INTERVAL, Interval, Tally};
-use super::SendConfig;
 use crate::destination::Destination;
 use crate::engine::{self, Close, ConnId, Driver, Ended, Io, TlsRole};
 use crate::ledger::Acknowledged;
@@ -52,8 +52,7 @@ pub(super) fn send(part: Part, stop: &AtomicBool) -> io::Result<Tally> {
         begun: now,
         progress: now,
     };
-    let schedule = (config.profile != Profile::Closed)
-        .then(|| Schedule::new(config.profile.clone(), config.random_by));
+    let schedule = (config.profile != Profile::Closed).then(|| Schedule::new(config.profile.clone(), config.random_by));
     let mut source = Source {
         slots: (0..sessions).map(slot).collect(),
         live: 0,
@@ -253,7 +252,7 @@ impl Source {
 
     /// Gives due messages to free sessions, and sees to it that the next one is not forgotten.
     fn pump(&mut self, io: &mut Io) {
-        if !self.is_begun {
+        if !self.is_begun || self.schedule.is_none() {
             return;
         }
         let now = Instant::now();

@@ -137,8 +137,9 @@ impl Sender {
                 intervals: give.clone(),
             };
             let stop = sender.stop.clone();
-            let thread =
-                std::thread::Builder::new().name(format!("source-{number}")).spawn(move || driver::send(part, &stop))?;
+            let thread = std::thread::Builder::new()
+                .name(format!("source-{number}"))
+                .spawn(move || driver::send(part, &stop))?;
             sender.threads.push(thread);
         }
         Ok(sender)

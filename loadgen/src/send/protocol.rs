@@ -578,7 +578,9 @@ mod tests {
 
     #[test]
     fn dots_are_doubled() {
-        for (plain, stuffed) in [("a\r\n", "a\r\n.\r\n"), (".\r\n..\r\n", "..\r\n...\r\n.\r\n"), ("a.\r\n.b\r\n", "a.\r\n..b\r\n.\r\n")] {
+        for (plain, stuffed) in
+            [("a\r\n", "a\r\n.\r\n"), (".\r\n..\r\n", "..\r\n...\r\n.\r\n"), ("a.\r\n.b\r\n", "a.\r\n..b\r\n.\r\n")]
+        {
             let mut out = Vec::new();
             put_stuffed(plain.as_bytes(), &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), stuffed);
