@@ -7,11 +7,14 @@
 
 pub mod compare;
 pub mod content;
+pub mod delay;
 pub mod destination;
 pub mod engine;
 pub mod html;
 pub mod ledger;
 mod notice;
+pub mod process;
+pub mod profiles;
 pub mod random;
 pub mod receive;
 pub mod record;

@@ -4,9 +4,11 @@
 //! 2 if the arguments make no sense.
 
 mod compare;
+mod delay;
 mod ledger;
 mod live;
 mod output;
+mod profile;
 mod send;
 mod signals;
 mod sink;
@@ -32,6 +34,10 @@ enum Act {
     Ledger(ledger::Arguments),
     /// Compare two runs: each difference with its spread.
     Compare(compare::Arguments),
+    /// Run named loads against a relay that is started for them, and write the report.
+    Profile(profile::Arguments),
+    /// Make the other end of connections seem far away.
+    Delay(delay::Arguments),
 }
 
 /// Runs the command that the arguments name.
@@ -41,6 +47,8 @@ pub fn run() -> ExitCode {
         Act::Sink(arguments) => sink::run(&arguments),
         Act::Ledger(arguments) => ledger::run(&arguments),
         Act::Compare(arguments) => compare::run(&arguments),
+        Act::Profile(arguments) => profile::run(&arguments),
+        Act::Delay(arguments) => delay::run(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
