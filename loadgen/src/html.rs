@@ -11,7 +11,7 @@ use std::io;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1b1f24}\
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}pre{background:#f5f6f8;padding:1em;overflow-x:auto;font-size:13px}\
-svg{width:100%;height:auto}p.note{color:#57606a}";
+svg{width:100%;height:auto}p.note{color:#57606a}p.legend span{margin-right:1.5em;white-space:nowrap}";
 
 const SIZE: (u32, u32) = (920, 360);
 
@@ -47,8 +47,9 @@ pub fn page_with_text(title: &str, runs: &[Results], text: &str) -> io::Result<S
     if !text.is_empty() {
         page.push_str(&format!("<pre>{}</pre>\n", escape(text)));
     }
-    for (heading, note, plot) in plots(runs)? {
-        page.push_str(&format!("<h2>{heading}</h2>\n<p class=\"note\">{note}</p>\n{plot}\n"));
+    for plot in plots(runs)? {
+        let Plot { heading, note, svg, legend } = plot;
+        page.push_str(&format!("<h2>{heading}</h2>\n<p class=\"note\">{note}</p>\n{svg}\n{legend}\n"));
     }
     for run in runs {
         page.push_str(&format!(
@@ -62,7 +63,13 @@ pub fn page_with_text(title: &str, runs: &[Results], text: &str) -> io::Result<S
     Ok(page)
 }
 
-type Plot = (&'static str, &'static str, String);
+/// A plot as it stands on the page.
+struct Plot {
+    heading: &'static str,
+    note: &'static str,
+    svg: String,
+    legend: String,
+}
 
 /// A curve: its name and its points.
 struct Curve {
@@ -71,7 +78,6 @@ struct Curve {
 }
 
 fn plots(runs: &[Results]) -> io::Result<Vec<Plot>> {
-    let mut plots = Vec::new();
     let percentiles: Vec<Curve> = runs
         .iter()
         .map(|run| {
@@ -80,33 +86,63 @@ fn plots(runs: &[Results]) -> io::Result<Vec<Plot>> {
             Curve { name: run.label.clone(), points }
         })
         .collect();
-    if let Some(plot) = draw_percentiles(&percentiles)? {
-        let note = "Milliseconds from when a message was due to its final reply; the further right, the rarer.";
-        plots.push(("Latency by percentile", note, plot));
+    // Three curves of each run would be too many of several runs.
+    let mut latency = over_time(runs, " p99", |point| point.p99_us as f64 / 1e3);
+    if runs.len() <= 2 {
+        latency.extend(over_time(runs, " p50", |point| point.p50_us as f64 / 1e3));
+        latency.extend(over_time(runs, " max", |point| point.max_us as f64 / 1e3));
     }
-    let rate = over_time(runs, "", |point| point.acknowledged as f64 / point.length.max(1e-9));
-    if let Some(plot) = draw_course(&rate, "messages per second")? {
-        plots.push(("Throughput over time", "Messages acknowledged per second.", plot));
-    }
-    let mut latency = over_time(runs, " p50", |point| point.p50_us as f64 / 1e3);
-    latency.extend(over_time(runs, " p99", |point| point.p99_us as f64 / 1e3));
-    latency.extend(over_time(runs, " max", |point| point.max_us as f64 / 1e3));
-    if let Some(plot) = draw_course(&latency, "ms")? {
-        plots.push(("Latency over time", "Milliseconds, by the interval in which the reply came.", plot));
-    }
-    let flight = over_time(runs, "", |point| point.in_flight as f64);
-    if let Some(plot) = draw_course(&flight, "messages")? {
-        plots.push(("Messages in flight", "Begun and not yet answered.", plot));
-    }
+    let answered =
+        |curve: Curve| Curve { points: curve.points.into_iter().filter(|point| point.1 > 0.0).collect(), ..curve };
+    let latency: Vec<Curve> = latency.into_iter().map(answered).collect();
     let queued = runs.iter().map(|run| {
         let points = run.points.iter().filter_map(|point| Some((point.at, point.queued? as f64))).collect();
         Curve { name: run.label.clone(), points }
     });
     let queued: Vec<Curve> = queued.filter(|curve| !curve.points.is_empty()).collect();
-    if let Some(plot) = draw_course(&queued, "messages")? {
-        plots.push(("Queue of the relay", "Messages that wait for delivery, by the relay's own count.", plot));
+    let rate = over_time(runs, "", |point| point.acknowledged as f64 / point.length.max(1e-9));
+    let flight = over_time(runs, "", |point| point.in_flight as f64);
+    let all = [
+        (
+            "Latency by percentile",
+            "Milliseconds from when a message was due to its final reply; the further right, the rarer.",
+            draw_percentiles(&percentiles)?,
+            &percentiles,
+        ),
+        (
+            "Throughput over time",
+            "Messages acknowledged per second.",
+            draw_course(&rate, "messages per second", false)?,
+            &rate,
+        ),
+        (
+            "Latency over time",
+            "Milliseconds, by the interval in which the reply came.",
+            draw_course(&latency, "ms", true)?,
+            &latency,
+        ),
+        ("Messages in flight", "Begun and not yet answered.", draw_course(&flight, "messages", false)?, &flight),
+        (
+            "Queue of the relay",
+            "Messages that wait for delivery, by the relay's own count.",
+            draw_course(&queued, "messages", false)?,
+            &queued,
+        ),
+    ];
+    let plot = |(heading, note, svg, curves): (_, _, Option<String>, &Vec<Curve>)| {
+        Some(Plot { heading, note, svg: svg?, legend: legend(curves) })
+    };
+    Ok(all.into_iter().filter_map(plot).collect())
+}
+
+fn legend(curves: &[Curve]) -> String {
+    let mut text = "<p class=\"legend\">".to_owned();
+    for (number, curve) in curves.iter().enumerate() {
+        let RGBColor(red, green, blue) = COLOURS[number % COLOURS.len()];
+        let name = escape(&curve.name);
+        text.push_str(&format!("<span><b style=\"color:rgb({red},{green},{blue})\">&#9632;</b> {name}</span> "));
     }
-    Ok(plots)
+    text + "</p>"
 }
 
 fn over_time(runs: &[Results], suffix: &str, figure: fn(&crate::send::tally::Point) -> f64) -> Vec<Curve> {
@@ -124,23 +160,33 @@ fn extent(curves: &[Curve]) -> Option<(f64, f64)> {
     (all().count() > 1).then(|| (highest(|point| point.0), highest(|point| point.1)))
 }
 
-fn draw_course(curves: &[Curve], unit: &str) -> io::Result<Option<String>> {
+fn draw_course(curves: &[Curve], unit: &str, by_powers: bool) -> io::Result<Option<String>> {
     let Some((x, y)) = extent(curves) else { return Ok(None) };
+    let across = 0.0..x.max(0.1);
     let time = |seconds: &f64| format!("{seconds:.1} s");
+    if by_powers {
+        let value = |value: &f64| format!("{value:.2}");
+        let up = (lowest(curves) * 0.9..y.max(0.01) * 1.1).log_scale();
+        return draw(curves, across, up, unit, &time, &value).map(Some);
+    }
     let value = |value: &f64| format!("{value:.0}");
-    draw(curves, 0.0..x.max(0.1), 0.0..y.max(1.0) * 1.05, unit, &time, &value).map(Some)
+    draw(curves, across, 0.0..y.max(1.0) * 1.05, unit, &time, &value).map(Some)
+}
+
+/// The lowest value of all curves, above 0.
+fn lowest(curves: &[Curve]) -> f64 {
+    curves.iter().flat_map(|curve| &curve.points).map(|point| point.1).fold(f64::MAX, f64::min).max(0.001)
 }
 
 fn draw_percentiles(curves: &[Curve]) -> io::Result<Option<String>> {
     let Some((x, y)) = extent(curves) else { return Ok(None) };
-    let low = curves.iter().flat_map(|curve| &curve.points).map(|point| point.1).fold(f64::MAX, f64::min);
     let percentile = |odds: &f64| {
         let digits = (odds.log10().round() as usize).saturating_sub(2);
         format!("{:.digits$} %", 100.0 * (1.0 - 1.0 / odds))
     };
     let value = |value: &f64| format!("{value:.2}");
     let across = (1.0..x.max(100.0)).log_scale();
-    let up = (low.max(0.001) * 0.9..y.max(0.01) * 1.1).log_scale();
+    let up = (lowest(curves) * 0.9..y.max(0.01) * 1.1).log_scale();
     draw(curves, across, up, "ms", &percentile, &value).map(Some)
 }
 
@@ -180,19 +226,8 @@ where
             .map_err(failed)?;
         for (number, curve) in curves.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
-            chart
-                .draw_series(LineSeries::new(curve.points.iter().copied(), colour.stroke_width(2)))
-                .map_err(failed)?
-                .label(escape(&curve.name))
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(2)));
+            chart.draw_series(LineSeries::new(curve.points.iter().copied(), colour.stroke_width(2))).map_err(failed)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .label_font(("sans-serif", 13))
-            .draw()
-            .map_err(failed)?;
         area.present().map_err(failed)?;
     }
     Ok(svg)
@@ -223,13 +258,14 @@ mod tests {
             at: number as f64 / 10.0,
             length: 0.1,
             acknowledged: number,
+            p99_us: number,
             queued: Some(number),
             ..Point::default()
         };
         run.points = (1..20).map(point).collect();
         let page = page("title", &[run]).unwrap();
         assert_eq!(page.matches("<svg").count(), 5);
-        assert!(page.contains("a &lt;b&gt; &amp; c") && !page.contains("<b>"), "names are escaped");
+        assert!(page.contains("a &lt;b&gt; &amp; c") && !page.contains("a <b>"), "names are escaped");
         for outside in ["http-equiv", "src=", "href=", "@import"] {
             assert!(!page.contains(outside), "{outside}");
         }
