@@ -71,7 +71,7 @@ pub fn compare(before: &[Results], after: &[Results]) -> Comparison {
         of_run("latency max, ms", |run| run.sent.latency.max_us as f64 / 1e3),
         of_run("source CPU per message, us", |run| run.sent.cpu_us_per_message),
         of_run("relay CPU per message, us", |run| run.relay.map_or(0.0, |relay| relay.cpu_us_per_message)),
-        of_run("relay memory, KiB", |run| run.relay.map_or(0.0, |relay| relay.memory_most_kib as f64)),
+        of_run("relay's own memory, KiB", |run| run.relay.map_or(0.0, |relay| relay.memory_most_kib as f64)),
         of_run("arrived per second", |run| run.relay.map_or(0.0, |relay| relay.arrived_per_second)),
     ];
     let told = |difference: &Difference| difference.values.0 > 0 && difference.values.1 > 0;

@@ -10,6 +10,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Resident memory, in KiB.
     pub resident_kib: u64,
+    /// Resident memory that is no file's, in KiB: what the process itself has asked for.
+    pub anonymous_kib: u64,
     /// The most resident memory so far, in KiB.
     pub most_resident_kib: u64,
 }
@@ -33,6 +35,7 @@ impl Usage {
         Ok(Usage {
             cpu: Duration::from_secs_f64(ticks as f64 / per_second as f64),
             resident_kib: kib("VmRSS:").ok_or_else(wrong)?,
+            anonymous_kib: kib("RssAnon:").ok_or_else(wrong)?,
             most_resident_kib: kib("VmHWM:").ok_or_else(wrong)?,
         })
     }
@@ -52,7 +55,11 @@ mod tests {
     #[test]
     fn the_own_process_can_be_read() {
         let usage = Usage::of(std::process::id()).unwrap();
-        assert!(usage.resident_kib > 0 && usage.most_resident_kib >= usage.resident_kib);
+        assert!(
+            usage.anonymous_kib > 0
+                && usage.anonymous_kib <= usage.resident_kib
+                && usage.most_resident_kib >= usage.resident_kib
+        );
         assert!(Usage::of(u32::MAX).is_err());
     }
 

@@ -105,7 +105,8 @@ impl Named {
     fn messages(&self, quick: bool) -> u64 {
         match (self.kind, quick) {
             (_, true) => 400,
-            (Kind::Accept | Kind::Restart | Kind::Burst, false) => 50_000,
+            (Kind::Burst, false) => 100_000,
+            (Kind::Accept | Kind::Restart, false) => 50_000,
             (Kind::Mixed, false) => 10_000,
             (Kind::Tls | Kind::Deferred, false) => 20_000,
             (_, false) => 40_000,
@@ -209,26 +210,28 @@ impl Run<'_> {
         let mut relay = self.command.start()?;
         let before = Usage::of(relay.process())?;
         let began = Instant::now();
+        let mut most = before.anonymous_kib;
         let (tally, points) = Sender::start(config, workload, record)?.finish(|point| {
             let queued = relay.ask("/v1/status").ok().and_then(|status| status.get("messages")?.as_u64());
+            most = most.max(Usage::of(relay.process()).map_or(0, |usage| usage.anonymous_kib));
             show(point, queued);
             queued
         })?;
         let acknowledged_at = Instant::now();
         let accepting = Usage::of(relay.process())?;
-        let mut figures = RelayFigures { memory_before_kib: before.resident_kib, ..RelayFigures::default() };
+        let mut figures = RelayFigures { memory_before_kib: before.anonymous_kib, ..RelayFigures::default() };
         let per = |cpu: Duration| cpu.as_secs_f64() * 1e6 / tally.acknowledged.max(1) as f64;
         let mut arriving = began;
         if self.command.hold {
             figures.cpu_us_per_message = per(accepting.cpu.saturating_sub(before.cpu));
-            figures.memory_most_kib = accepting.most_resident_kib;
             relay = self.start_again(relay)?;
             arriving = Instant::now();
         }
         let complete = self.ledger.wait_complete(PATIENCE);
         let now = Instant::now();
         let after = Usage::of(relay.process())?;
-        figures.memory_most_kib = figures.memory_most_kib.max(after.most_resident_kib);
+        figures.memory_most_kib = most.max(accepting.anonymous_kib).max(after.anonymous_kib);
+        figures.memory_after_kib = after.anonymous_kib;
         if self.command.hold {
             figures.drain_seconds = (now - arriving).as_secs_f64();
             figures.drain_cpu_us_per_message = per(after.cpu);

@@ -131,10 +131,12 @@ pub struct RelayFigures {
     /// The same for delivery alone, where the relay was started again for that; 0 otherwise.
     #[serde(default)]
     pub drain_cpu_us_per_message: f64,
-    /// Resident memory before the run, in KiB.
+    /// Memory of its own (RssAnon) before the run, in KiB.
     pub memory_before_kib: u64,
-    /// The most resident memory, in KiB.
+    /// The most that was seen during the run, by a look at each tenth of a second.
     pub memory_most_kib: u64,
+    /// When everything had been delivered.
+    pub memory_after_kib: u64,
     /// From the last acknowledgement, or the second start, to the last arrival, in seconds.
     pub drain_seconds: f64,
     /// Recipients that arrived a second, from the first message, or the second start, to the last arrival.
@@ -246,11 +248,11 @@ impl fmt::Display for Results {
             writeln!(f, "  sink          {}", shown.join(", "))?;
         }
         if let Some(relay) = &self.relay {
-            let memory = (relay.memory_before_kib, relay.memory_most_kib);
+            let memory = [relay.memory_before_kib, relay.memory_most_kib, relay.memory_after_kib].map(|kib| kib / 1024);
             writeln!(
                 f,
-                "  relay         {:.1} us of CPU per message, memory {} to {} KiB",
-                relay.cpu_us_per_message, memory.0, memory.1
+                "  relay         {:.1} us of CPU per message, own memory {} MiB before, {} at most, {} after",
+                relay.cpu_us_per_message, memory[0], memory[1], memory[2]
             )?;
             write!(f, "  delivery      {:.0} arrived per second", relay.arrived_per_second)?;
             match relay.drain_cpu_us_per_message > 0.0 {

@@ -532,3 +532,97 @@ fn path(line: &[u8]) -> Option<&[u8]> {
     let end = start + memchr::memchr(b'>', &line[start..])?;
     Some(&line[start..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ReceiveConfig, Shared};
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::record::Record;
+    use crate::send::protocol::{Client, ClientSettings, Outcome, TlsMode};
+    use crate::workload::Workload;
+    use std::sync::Arc;
+
+    fn listener() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 25))
+    }
+
+    /// A dialog that holds everything, and how many messages it delivers.
+    fn dialog() -> (Vec<u8>, u64) {
+        let workload = Workload { content_refused: 0, ..Workload::mixed(3) };
+        let mut all = b"EHLO a\r\nNOOP\r\nhello\r\nRCPT TO:<x@y>\r\nDATA\r\n".to_vec();
+        let mut taken = 0;
+        for number in 0..12 {
+            let chunking = number % 2 == 0;
+            let settings = ClientSettings {
+                hello: "load.example".to_owned(),
+                tls: TlsMode::Off,
+                auth: None,
+                pipelining: true,
+                chunking,
+                domain: "load.example".to_owned(),
+            };
+            let mut client = Client::new(Arc::new(settings));
+            let mut out = Vec::new();
+            client.take(b"220 a\r\n", &mut out);
+            client.take(b"250-PIPELINING\r\n250-CHUNKING\r\n250 b\r\n", &mut out);
+            out.clear();
+            let message = workload.message(number);
+            let takes = message.destinations.iter().any(|one| one.behaviour == Behaviour::Accept);
+            if !takes {
+                continue;
+            }
+            let count = message.destinations.len();
+            client.begin(message, &mut out);
+            if !chunking {
+                let replies = format!("250 m\r\n{}354 d\r\n", "250 r\r\n".repeat(count));
+                assert_eq!(client.take(replies.as_bytes(), &mut out).1, Outcome::None);
+            }
+            taken += 1;
+            all.extend_from_slice(&out);
+        }
+        all.extend_from_slice(b"QUIT\r\n");
+        (all, taken)
+    }
+
+    #[test]
+    fn any_split_of_a_dialog_gives_the_same_answers() {
+        let (dialog, taken) = dialog();
+        let mut expected = None;
+        for size in [dialog.len(), 1, 2, 3, 5, 7, 64, 1000, 16_384] {
+            let ledger = Arc::new(Ledger::default());
+            let record = Record::Ledger(ledger.clone());
+            let config = ReceiveConfig::new(listener());
+            let shared = Shared { config, record, figures: Arc::default(), limits: Default::default() };
+            let mut session = Session::new(listener(), Random::new(1), Instant::now());
+            let (mut out, mut last) = (Vec::new(), Next::Continue);
+            for piece in dialog.chunks(size) {
+                assert_eq!(last, Next::Continue, "pieces of {size}");
+                last = session.take(piece, &mut out, &shared);
+            }
+            assert_eq!(last, Next::Close, "pieces of {size}");
+            assert_eq!(shared.figures.messages.load(Relaxed), taken, "pieces of {size}");
+            let findings = ledger.findings();
+            assert!(findings.damaged.is_empty() && findings.strange.is_empty(), "{:?}", findings.damaged);
+            assert_eq!(expected.get_or_insert_with(|| out.clone()), &out, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_ends_the_connection() {
+        let shared = Shared {
+            config: ReceiveConfig::new(listener()),
+            record: Record::Nothing,
+            figures: Arc::default(),
+            limits: Default::default(),
+        };
+        let take = |bytes: &[u8]| {
+            Session::new(listener(), Random::new(1), Instant::now()).take(bytes, &mut Vec::new(), &shared)
+        };
+        assert_eq!(take(&[b'x'; COMMAND_MAX + 1]), Next::Drop);
+        assert_eq!(take(&[&[b'x'; COMMAND_MAX + 1][..], b"\r\n"].concat()), Next::Drop);
+        assert_eq!(take(b"BDAT 99999999999999999999 LAST\r\n"), Next::Close);
+        assert_eq!(take(b"BDAT -1\r\n"), Next::Close);
+        assert_eq!(take(b"\xff\xfe\0\r\nRCPT TO:<\xff>\r\nNOOP\r\n"), Next::Continue);
+    }
+}
