@@ -8,7 +8,7 @@ use crate::ledger::Ledger;
 use crate::process::Usage;
 use crate::receive::{self, ReceiveConfig, Receiver};
 use crate::record::Record;
-use crate::relay::{Relay, RelayCommand, free_address};
+use crate::relay::{Relay, RelayCommand, free_address, waiting};
 use crate::results::{LedgerFigures, RelayFigures, Results};
 use crate::send::protocol::TlsMode;
 use crate::send::schedule::Profile;
@@ -212,7 +212,7 @@ impl Run<'_> {
         let began = Instant::now();
         let mut most = before.anonymous_kib;
         let (tally, points) = Sender::start(config, workload, record)?.finish(|point| {
-            let queued = relay.ask("/v1/status").ok().and_then(|status| status.get("messages")?.as_u64());
+            let queued = waiting(relay.admin());
             most = most.max(Usage::of(relay.process()).map_or(0, |usage| usage.anonymous_kib));
             show(point, queued);
             queued

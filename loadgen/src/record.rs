@@ -105,6 +105,20 @@ impl Record {
         }
     }
 
+    /// Notes that the destination refuses a recipient for good, which its address does not ask for; to be called before
+    /// it says so.
+    pub fn refused(&self, destination: Destination) {
+        match self {
+            Record::Nothing => {}
+            Record::Ledger(ledger) => ledger.refused(destination),
+            Record::File(file) => {
+                let mut line = "refused ".to_owned();
+                append_destinations(&mut line, &[destination]);
+                write(file, line);
+            }
+        }
+    }
+
     /// Notes something that belongs to no message of any run.
     pub fn strange(&self, what: String) {
         match self {
@@ -194,6 +208,7 @@ fn enter(line: &str, ledger: &Ledger) -> Option<()> {
                 ledger.arrived(Arrived { destination, token, fingerprint, damage, coming });
             }
         }
+        "refused" => ledger.refused(*parse_destinations(rest)?.first()?),
         "told" => ledger.notified(*parse_destinations(rest)?.first()?, coming),
         "strange" => ledger.strange(rest.to_owned()),
         _ => return None,

@@ -59,6 +59,28 @@ fn assert_clean(findings: &Findings, acknowledged: u64) {
     assert_eq!((findings.acknowledged, findings.unacknowledged), (acknowledged, 0), "{findings}");
 }
 
+/// Sends large messages through a proxy that holds less than they have.
+#[test]
+fn what_a_proxy_cannot_hold_waits_and_is_not_lost() {
+    let ledger = Arc::new(Ledger::default());
+    let record = Record::Ledger(ledger.clone());
+    let receiver = destination(|_| {}, record.clone());
+    let listener = engine::listen(ANYWHERE, false).expect("a port");
+    let (near, far) = (listener.address, receiver.addresses()[0]);
+    let report = Arc::new(Mutex::new(DelayReport::default()));
+    let stop = AtomicBool::new(false);
+    let size = 3 * delay::HELD_MAX;
+    std::thread::scope(|scope| {
+        let proxy = scope.spawn(|| delay::run(listener, far, Duration::from_millis(100), &report, &stop));
+        let (tally, _) = send(source(near, 2), Workload::plain(3, size), record);
+        stop.store(true, Ordering::Relaxed);
+        proxy.join().expect("no panic").expect("a good end");
+        assert_eq!(tally.acknowledged, 2, "{:?}", tally.reasons);
+    });
+    assert_clean(&ledger.findings(), 2);
+    assert!(report.lock().expect("no panic").octets > 2 * size as u64);
+}
+
 /// Sends to a fresh destination with a changed configuration; everything must arrive as it was sent.
 fn all_arrives(
     receive: impl FnOnce(&mut ReceiveConfig),
@@ -228,6 +250,19 @@ fn replies_by_rule() {
     let receiver = with_rules(&["* reject 500/1000"]);
     let tally = send_plain(source(receiver.addresses()[0], 400));
     assert!((100..300).contains(&tally.acknowledged), "{}", tally.acknowledged);
+}
+
+#[test]
+fn what_a_rule_refuses_is_noted_as_refused() {
+    let ledger = Arc::new(Ledger::default());
+    let record = Record::Ledger(ledger.clone());
+    let rules =
+        vec!["* reject 300/1000".parse().expect("a rule"), "* reject-content 300/1000".parse().expect("a rule")];
+    let receiver = destination(|config| config.rules = rules, record.clone());
+    // The source plays a relay that was refused: nothing of that is acknowledged, so nothing can be lost.
+    let (tally, _) = send(source(receiver.addresses()[0], 200), Workload::plain(3, 300), record);
+    assert!(tally.refused > 40 && tally.acknowledged > 40, "{tally:?}");
+    assert_clean(&ledger.findings(), tally.acknowledged);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ringpost_load::ledger::Ledger;
 use ringpost_load::random::seed_of_now;
 use ringpost_load::receive::{ReceiveConfig, Receiver};
 use ringpost_load::record::Record;
+use ringpost_load::relay::waiting;
 use ringpost_load::results::{LedgerFigures, Results};
 use ringpost_load::send::protocol::{AuthMethod, TlsMode};
 use ringpost_load::send::schedule::Profile;
@@ -125,6 +126,9 @@ pub struct Arguments {
     /// With --sink: the longest time without any arrival while some are missing.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = parse_time, requires = "sink", help_heading = "Results")]
     arrival_patience: Duration,
+    /// Ask a relay at its admin socket how many messages wait, and show that over time.
+    #[arg(long, value_name = "PATH", help_heading = "Results")]
+    relay_socket: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArguments,
 }
@@ -226,8 +230,9 @@ pub fn run(arguments: &Arguments) -> io::Result<bool> {
     let mut live = Live::new();
     let (tally, points) = sender.finish(|point| {
         stop.fetch_or(signals::asked_to_stop(), Ordering::Relaxed);
-        live.show(point, None);
-        None
+        let queued = arguments.relay_socket.as_deref().and_then(waiting);
+        live.show(point, queued);
+        queued
     })?;
     drop(live);
     record.flush()?;

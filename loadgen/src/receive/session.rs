@@ -272,6 +272,10 @@ impl Session {
         let destination = Destination::parse(path);
         if let Some(refusal) = self.refusal(path, destination, shared) {
             shared.figures.refused_recipients.fetch_add(1, Relaxed);
+            let by_rule = destination.filter(|one| one.behaviour != Behaviour::RefuseAlways);
+            if let (true, Some(destination)) = (refusal.starts_with(b"5"), by_rule) {
+                shared.record.refused(destination);
+            }
             return out.extend_from_slice(refusal);
         }
         self.recipients += 1;
@@ -399,8 +403,11 @@ impl Session {
                 self.effects.content_refusal = Some(b"451 4.7.1 not this content, not now\r\n");
             }
         }
-        if self.effects.content_refusal.is_some() {
+        if let Some(refusal) = self.effects.content_refusal {
             shared.figures.refused_contents.fetch_add(1, Relaxed);
+            if refusal.starts_with(b"5") {
+                self.destinations.iter().for_each(|one| shared.record.refused(*one));
+            }
         } else {
             self.enter(shared);
         }
