@@ -89,6 +89,8 @@ pub struct Io {
     open: usize,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     pub(super) failed: VecDeque<(ConnId, String)>,
+    /// Operations that found no room in the queue.
+    held: VecDeque<squeue::Entry>,
     pub(super) stopped: bool,
 }
 
@@ -102,6 +104,7 @@ impl Io {
             open: 0,
             timers: BinaryHeap::new(),
             failed: VecDeque::new(),
+            held: VecDeque::new(),
             stopped: false,
         }
     }
@@ -274,6 +277,9 @@ impl Io {
 
     /// Breaks off all connections.
     pub(super) fn drop_all(&mut self) {
+        while let Some((id, _)) = self.failed.pop_front() {
+            self.drop_connection(id.index);
+        }
         for index in 0..self.conns.len() as u32 {
             if self.conns[index as usize].operations > 0 || self.conns[index as usize].socket.is_some() {
                 self.drop_connection(index);
@@ -437,18 +443,36 @@ impl Io {
         self.push(entry.user_data(Operation::Accept.user_data(listener as u32)));
     }
 
+    /// Puts an operation into the queue. One that finds no room waits for the next turn, when completions have been taken.
     fn push(&mut self, entry: squeue::Entry) {
-        loop {
+        if !self.held.is_empty() || !self.try_push(&entry) {
+            self.held.push_back(entry);
+        }
+    }
+
+    /// False when the queue is full and the kernel takes nothing of it for now.
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        for _ in 0..2 {
             // SAFETY: what the entry points to belongs to a connection and stays where it is, unchanged, until the
             // operation's completion: `flying` is not touched while `sending`, the address until `connect_ended`.
-            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
-                return;
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return true;
             }
-            // The queue is full: the kernel takes all of it. An error (EBUSY, EAGAIN) means that it is short of room for
-            // completions for now; the next attempt comes after it has been given time.
             if self.ring.submit().is_err() {
-                std::thread::yield_now();
+                return false;
             }
         }
+        false
+    }
+
+    /// Puts operations into the queue that have found no room before. False if some still wait.
+    pub(super) fn push_held(&mut self) -> bool {
+        while let Some(entry) = self.held.pop_front() {
+            if !self.try_push(&entry) {
+                self.held.push_front(entry);
+                return false;
+            }
+        }
+        true
     }
 }

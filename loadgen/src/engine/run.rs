@@ -13,8 +13,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Entries of the submission queue; the completion queue has four times as many.
-const ENTRIES: u32 = 4096;
+/// Entries of the submission queue; the completion queue has four times as many. Tests fill it.
+const ENTRIES: u32 = if cfg!(test) { 64 } else { 4096 };
 /// The longest wait: bounds how long a request to stop goes unseen.
 const WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long no connection is accepted after that failed for want of descriptors.
@@ -142,7 +142,8 @@ impl<D: Driver> Engine<'_, D> {
     /// Hands over what there is to do and waits for a completion, a timer, or a while.
     fn wait(&mut self) -> io::Result<()> {
         let timer = self.io.next_timer().map_or(WAIT_MAX, |at| at.saturating_duration_since(Instant::now()));
-        let wait = if self.io.failed.is_empty() { timer.min(WAIT_MAX) } else { Duration::ZERO };
+        let is_quiet = self.io.push_held() && self.io.failed.is_empty();
+        let wait = if is_quiet { timer.min(WAIT_MAX) } else { Duration::ZERO };
         let time = types::Timespec::from(wait);
         let arguments = types::SubmitArgs::new().timespec(&time);
         match self.io.ring.submitter().submit_with_args(1, &arguments) {
@@ -297,5 +298,109 @@ fn words(result: i32) -> String {
     match text.find(" (os error") {
         Some(end) => text[..end].to_owned(),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Close, ConnId, listen};
+    use std::net::SocketAddr;
+
+    /// Connects to itself many times, says a word on each connection, and stops when all have come.
+    struct Both {
+        target: SocketAddr,
+        wanted: usize,
+        sent: usize,
+        came: usize,
+        timers: Vec<u64>,
+        failures: usize,
+    }
+
+    impl Both {
+        fn new(target: SocketAddr, wanted: usize) -> Both {
+            Both { target, wanted, sent: 0, came: 0, timers: Vec::new(), failures: 0 }
+        }
+    }
+
+    impl Driver for Both {
+        fn started(&mut self, io: &mut Io) {
+            for _ in 0..self.wanted {
+                io.connect(self.target, None);
+            }
+        }
+
+        fn accepted(&mut self, _io: &mut Io, _listener: usize, _conn: ConnId) -> bool {
+            true
+        }
+
+        fn connected(&mut self, io: &mut Io, conn: ConnId, result: Result<(), String>) {
+            match (result, io.output(conn)) {
+                (Ok(()), Some(out)) => {
+                    out.extend_from_slice(b"word");
+                    self.sent += 1;
+                    io.close(conn, Close::Flush);
+                }
+                _ => self.failures += 1,
+            }
+            if self.failures == self.wanted {
+                io.stop();
+            }
+        }
+
+        fn received(&mut self, io: &mut Io, _conn: ConnId, bytes: &[u8]) {
+            self.came += bytes.len();
+            if self.came == 4 * self.wanted {
+                let now = Instant::now();
+                for (token, ms) in [(3, 3), (1, 1), (2, 2)] {
+                    io.wake_at(now + Duration::from_millis(ms), token);
+                }
+            }
+        }
+
+        fn tls_started(&mut self, _io: &mut Io, _conn: ConnId) {}
+
+        fn ended(&mut self, _io: &mut Io, _conn: ConnId, reason: Ended) {
+            assert_eq!(reason, Ended::Peer);
+        }
+
+        fn timer(&mut self, io: &mut Io, token: u64) {
+            self.timers.push(token);
+            if self.timers.len() == 3 {
+                io.stop();
+            }
+        }
+
+        fn stop_asked(&mut self, io: &mut Io) {
+            io.stop();
+        }
+    }
+
+    #[test]
+    fn more_operations_than_the_queue_has_room_for() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false).unwrap();
+        let wanted = 500;
+        let mut both = Both::new(listener.address, wanted);
+        run(&mut both, vec![listener], &AtomicBool::new(false)).unwrap();
+        assert_eq!((both.sent, both.came, both.failures), (wanted, 4 * wanted, 0));
+        assert_eq!(both.timers, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_cannot_be_connected_is_told() {
+        // Bound and not listening: nobody answers there, and nobody else can.
+        let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let mut both = Both::new(socket.local_addr().unwrap().as_socket().unwrap(), 7);
+        run(&mut both, Vec::new(), &AtomicBool::new(false)).unwrap();
+        assert_eq!(both.failures, 7);
+        assert_eq!(words(-libc::ECONNREFUSED), "Connection refused");
+    }
+
+    #[test]
+    fn the_end_can_be_asked_for_from_outside() {
+        let mut both = Both::new(SocketAddr::from(([127, 0, 0, 1], 9)), 0);
+        run(&mut both, Vec::new(), &AtomicBool::new(true)).unwrap();
+        assert!(both.timers.is_empty());
     }
 }
