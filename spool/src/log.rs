@@ -313,11 +313,12 @@ impl Log {
             && self.place_would_do(record::outcome_record_len(4096), Who::Outcome)
     }
 
-    /// Outcomes whose write has not been answered. A kill may cancel a write that a slow disk lets wait in the kernel.
+    /// Outcomes of batches that are not written, or stand behind one that is not: recovery does not read beyond a gap.
+    /// A kill may leave one, since it cancels writes that still wait in the kernel while later ones are done.
     fn outcomes_unwritten(&self) -> usize {
         let batches = self.open.iter().flat_map(|segment| &segment.batches);
-        let given_out: usize = batches.filter(|batch| !batch.written).map(|batch| batch.lazy).sum();
-        given_out + self.batch.as_ref().map_or(0, |batch| batch.lazy)
+        let behind_a_gap: usize = batches.skip_while(|batch| batch.written).map(|batch| batch.lazy).sum();
+        behind_a_gap + self.batch.as_ref().map_or(0, |batch| batch.lazy)
     }
 
     /// The last position given out: when this is durable, everything appended so far is.
