@@ -468,7 +468,14 @@ fn dns_config(config: &Config) -> DnsConfig {
 fn signals() -> io::Result<UnboundedReceiver<&'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (sender, receiver) = unbounded_channel();
-    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+    // SIGHUP asks other servers to read their configuration again, and a closed terminal sends it: a relay must not die of
+    // it in the middle of its work.
+    let wanted = [
+        (SignalKind::terminate(), "SIGTERM"),
+        (SignalKind::interrupt(), "SIGINT"),
+        (SignalKind::hangup(), control::SIGHUP),
+    ];
+    for (kind, name) in wanted {
         let (mut stream, sender) = (signal(kind)?, sender.clone());
         tokio::spawn(async move {
             while stream.recv().await.is_some() {

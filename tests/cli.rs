@@ -235,10 +235,14 @@ impl Relay {
         text.trim_end().rsplit(' ').next().unwrap().to_owned()
     }
 
+    fn signal(&self, signal: libc::c_int) {
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.child.id() as libc::pid_t, signal) }, 0);
+    }
+
     /// Asks it to stop; its exit code and its log.
     fn stop(mut self) -> (i32, String) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal(libc::SIGTERM);
         let mut log = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         (self.child.wait().unwrap().code().unwrap_or(-1), log)
@@ -290,8 +294,11 @@ fn a_first_message_is_delivered_and_its_outcome_shown() {
     let taken = ringpost(&["serve", "--spool", &scratch.path("other"), "--listen", "192.0.2.1:25", "--no-metrics"]);
     assert_eq!(code(&taken), 69);
     assert!(err(&taken).contains("cannot listen on 192.0.2.1:25"), "{}", err(&taken));
-    let (code, log) = relay.stop();
-    assert_eq!(code, 0, "{log}");
+    relay.signal(libc::SIGHUP);
+    assert_eq!(code(&relay.run(&["status"])), 0, "it lives on");
+    let (ended, log) = relay.stop();
+    assert!(log.contains("SIGHUP: nothing to do"), "{log}");
+    assert_eq!(ended, 0, "{log}");
     assert!(log.contains(&format!(" INFO delivered id={id} to=<you@example.org>")), "{log}");
     assert!(log.ends_with("INFO notice text=stopped\n"), "{log}");
 }

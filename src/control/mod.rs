@@ -40,6 +40,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long they may take once the operator is in a hurry.
 const HURRY_TIME: Duration = Duration::from_secs(2);
 
+/// The signal that stops nothing.
+pub const SIGHUP: &str = "SIGHUP";
+
 /// What server.rs has made ready.
 pub struct ControlParts {
     /// The shards' mailboxes, in the order of their numbers.
@@ -60,7 +63,7 @@ pub struct ControlParts {
     pub sandbox: Option<(Sandbox, TcpListener, Box<str>)>,
     /// What threads ended with: a shard by its number; none stands for recovery, which tells only a failure.
     pub ended: UnboundedReceiver<(Option<u8>, Result<(), String>)>,
-    /// SIGTERM and SIGINT, once each time.
+    /// SIGTERM, SIGINT and SIGHUP, once each time.
     pub signals: UnboundedReceiver<&'static str>,
     /// Told what the program's state is, once each time it changes; for the service manager and the terminal.
     pub notify: Box<dyn FnMut(Notice) + Send>,
@@ -275,6 +278,12 @@ impl Control {
     }
 
     fn signal(&mut self, name: &'static str) {
+        if name == SIGHUP {
+            let text =
+                "SIGHUP: nothing to do; the configuration is read at the start only, and SIGTERM stops the relay";
+            self.log.notice(Severity::Warning, text);
+            return;
+        }
         if self.shared.phase() == Phase::Stopping {
             self.hurried = true;
             self.log.notice(

@@ -80,8 +80,7 @@ impl RelayPolicy {
                 5,
                 7,
                 1,
-                "Relaying denied: send from a network that this server trusts, or log in on its submission port; \
-                 its operator can add your network",
+                "Relaying denied: send from a network that this server trusts; its operator can add yours",
             )),
             // RFC 4954 section 6.
             RelayDecision::AuthenticationNeeded => {
