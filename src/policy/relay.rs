@@ -123,7 +123,7 @@ mod tests {
         }
         for client in ["192.0.2.1", "2001:db8:6::1", "::", "0.0.0.0"] {
             let reply = policy.may_relay(ip(client), true, false).unwrap_err();
-            assert!(reply.to_string().starts_with("554 5.7.1 ") && reply.text.contains("submission"), "{client}");
+            assert!(reply.to_string().starts_with("554 5.7.1 ") && reply.text.contains("its operator"), "{client}");
         }
         assert_eq!(policy.decide(ip("192.0.2.1"), false, true), RelayDecision::Authenticated);
     }
