@@ -146,7 +146,7 @@ fn to_a_shard_and_back(criterion: &mut Criterion) {
         Ok(TlsSetup { server: Vec::new(), client_verify: client.clone(), client_opportunistic: client })
     };
     let (sender, own) = mailbox::<Message>(4096);
-    let (control, reports) = inbox(4096, |_: &Message| true);
+    let (control, reports) = inbox(4096, |_| true);
     let spec = ShardSpec {
         shard: 0,
         cpu: None,

@@ -88,6 +88,11 @@ impl Destination {
     /// Reads an address; None for one that is not of this kind.
     pub fn parse(address: &str) -> Option<Destination> {
         let (local_part, _domain) = address.rsplit_once('@')?;
+        Destination::parse_local(local_part)
+    }
+
+    /// Reads what stands before the `@`; None for one that is not of this kind.
+    pub fn parse_local(local_part: &str) -> Option<Destination> {
         let mut parts = local_part.split('-');
         let behaviour = Behaviour::parse(parts.next()?)?;
         let token = Token::parse(parts.next()?)?;

@@ -2,7 +2,7 @@
 //!
 //! An acknowledged recipient that never arrived is lost; one that arrived again is repeated; a content that is not
 //! what was sent is damaged. A recipient that the destination refuses for good arrives as a notification of its
-//! sender instead. What was sent without an acknowledgement may arrive or not. Arrivals are noted before the
+//! sender instead, whether its address asked for that or the destination decided it. What was sent without an acknowledgement may arrive or not. Arrivals are noted before the
 //! destination answers, acknowledgements after they were read, so nothing can be counted too early.
 
 use crate::content::Fingerprint;
@@ -59,6 +59,8 @@ struct Book {
     arrivals: HashMap<(Token, u16), Vec<Coming>>,
     notices: HashMap<(Token, u16), Vec<Coming>>,
     fingerprints: HashMap<Token, Fingerprint>,
+    /// Recipients that the destination has refused for good although their addresses do not ask for it.
+    refused: HashSet<(Token, u16)>,
     damaged: Vec<String>,
     strange: Vec<String>,
     /// Acknowledged recipients whose arrival, or notice, has not come.
@@ -113,10 +115,17 @@ impl Ledger {
     /// Notes that a sender was told that a recipient failed.
     pub fn notified(&self, failed: Destination, coming: Coming) {
         let mut book = self.book();
-        book.note_first(&failed, failed.behaviour == Behaviour::RefuseAlways);
+        let expected = failed.behaviour == Behaviour::RefuseAlways || book.is_refused(&failed);
+        book.note_first(&failed, expected);
         book.notices.entry((failed.token, failed.index)).or_default().push(coming);
         drop(book);
         self.changed.notify_all();
+    }
+
+    /// Notes that the destination refuses a recipient for good: its sender has to be told. To be called before the refusal
+    /// is sent.
+    pub fn refused(&self, destination: Destination) {
+        self.book().refused.insert((destination.token, destination.index));
     }
 
     /// Notes something that belongs to no message of any run.
@@ -213,8 +222,12 @@ impl Book {
         let key = (one.token, one.index);
         match one.behaviour {
             Behaviour::RefuseAlways => self.notices.contains_key(&key),
-            _ => self.arrivals.contains_key(&key),
+            _ => self.arrivals.contains_key(&key) || (self.is_refused(one) && self.notices.contains_key(&key)),
         }
+    }
+
+    fn is_refused(&self, one: &Destination) -> bool {
+        self.refused.contains(&(one.token, one.index))
     }
 
     /// Counts what is about to be noted for a recipient, if it is the first and what is expected.
@@ -360,6 +373,23 @@ mod tests {
         ledger.notified(one, now());
         let findings = ledger.findings();
         assert_eq!((findings.lost.len(), findings.notified, findings.notice_repeats()), (0, 1, 1));
+    }
+
+    #[test]
+    fn a_recipient_that_the_destination_decides_to_refuse_needs_a_notice_too() {
+        let ledger = Ledger::default();
+        let one = destination(Behaviour::Accept);
+        ledger.acknowledged(acknowledged(one));
+        ledger.notified(one, now());
+        assert_eq!(ledger.findings().lost.len(), 1, "nobody has refused it");
+        ledger.refused(one);
+        assert!(ledger.findings().lost.is_empty());
+        let ledger = Ledger::default();
+        ledger.refused(one);
+        ledger.acknowledged(acknowledged(one));
+        assert_eq!(ledger.findings().lost.len(), 1, "nobody was told");
+        ledger.notified(one, now());
+        assert!(ledger.wait_complete(Duration::ZERO));
     }
 
     #[test]

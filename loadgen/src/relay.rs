@@ -97,6 +97,11 @@ impl RelayCommand {
     }
 }
 
+/// How many messages wait in the relay whose admin interface is at a socket; None if it does not say.
+pub fn waiting(socket: &Path) -> Option<u64> {
+    ask(socket, "/v1/status").ok()?.get("messages")?.as_u64()
+}
+
 /// A free port of loopback for a server that is started again and again. It is below those that the kernel gives to
 /// outgoing connections (`ip_local_port_range`), so that none of them takes it while the server is down.
 pub fn free_address() -> io::Result<SocketAddr> {
@@ -181,6 +186,11 @@ impl Relay {
         ask(&self.admin, path)
     }
 
+    /// Where its admin interface is.
+    pub fn admin(&self) -> &Path {
+        &self.admin
+    }
+
     /// Messages in the queue, at most a page.
     pub fn queued(&self) -> io::Result<Vec<serde_json::Value>> {
         match self.ask("/v1/queue?limit=1000")?.get_mut("messages") {
@@ -227,7 +237,8 @@ fn greets(address: SocketAddr) -> io::Result<()> {
     if line.starts_with("220 ") { Ok(()) } else { Err(io::Error::other(format!("it says {line:?}"))) }
 }
 
-fn ask(socket: &Path, path: &str) -> io::Result<serde_json::Value> {
+/// Asks the admin interface at a socket; the answer is JSON.
+pub fn ask(socket: &Path, path: &str) -> io::Result<serde_json::Value> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: ringpost\r\nConnection: close\r\n\r\n")?;

@@ -5,6 +5,7 @@ use crate::sink::SinkReport;
 use crate::source::SourceReport;
 use hdrhistogram::Histogram;
 use std::fmt;
+use std::io::{self, Write};
 use std::time::Duration;
 
 /// The longest latency that is told from longer ones, in microseconds: an hour.
@@ -37,6 +38,46 @@ impl Latency {
         self.0.value_at_percentile(percentile)
     }
 
+    /// How many times were recorded.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The figures and the curve of the distribution.
+    pub fn distribution(&self) -> Distribution {
+        let curve = self.0.iter_quantiles(5).map(|step| (step.quantile_iterated_to(), step.value_iterated_to()));
+        Distribution {
+            count: self.0.len(),
+            mean_us: self.0.mean(),
+            p50_us: self.percentile_us(50.0),
+            p90_us: self.percentile_us(90.0),
+            p99_us: self.percentile_us(99.0),
+            p999_us: self.percentile_us(99.9),
+            max_us: self.0.max(),
+            curve: curve.collect(),
+        }
+    }
+
+    /// Writes the distribution in the text form of HdrHistogram (.hgrm), in milliseconds, which its plotters read.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_hgrm(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{:>12} {:>14} {:>10} {:>14}\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")?;
+        for step in self.0.iter_quantiles(5) {
+            let quantile = step.quantile_iterated_to();
+            let value = step.value_iterated_to() as f64 / 1000.0;
+            write!(out, "{value:>12.3} {quantile:>2.12} {:>10}", self.0.count_between(0, step.value_iterated_to()))?;
+            match quantile < 1.0 {
+                true => writeln!(out, " {:>14.2}", 1.0 / (1.0 - quantile))?,
+                false => writeln!(out)?,
+            }
+        }
+        let (mean, deviation) = (self.0.mean() / 1000.0, self.0.stdev() / 1000.0);
+        writeln!(out, "#[Mean    = {mean:>12.3}, StdDeviation   = {deviation:>12.3}]")?;
+        writeln!(out, "#[Max     = {:>12.3}, Total count    = {:>12}]", self.0.max() as f64 / 1000.0, self.0.len())
+    }
+
     /// The distribution as JSON.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
@@ -48,6 +89,27 @@ impl Latency {
             "max_us": self.0.max(),
         })
     }
+}
+
+/// The figures of a distribution of times, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Distribution {
+    /// How many times.
+    pub count: u64,
+    /// Their mean.
+    pub mean_us: f64,
+    /// Their median.
+    pub p50_us: u64,
+    /// What 90 of 100 stayed below.
+    pub p90_us: u64,
+    /// What 99 of 100 stayed below.
+    pub p99_us: u64,
+    /// What 999 of 1000 stayed below.
+    pub p999_us: u64,
+    /// The longest.
+    pub max_us: u64,
+    /// Quantiles, denser towards 1, and their times.
+    pub curve: Vec<(f64, u64)>,
 }
 
 impl fmt::Display for Latency {
@@ -156,5 +218,26 @@ impl fmt::Display for Findings {
             self.damaged.len(),
             self.strange.len()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distribution_tells_the_same_in_all_forms() {
+        let mut latency = Latency::default();
+        (1..=1000).for_each(|ms| latency.record(Duration::from_millis(ms)));
+        let figures = latency.distribution();
+        assert_eq!(figures.count, 1000);
+        assert!((499_000..=501_500).contains(&figures.p50_us) && (989_000..=991_500).contains(&figures.p99_us));
+        assert!(figures.curve.is_sorted() && figures.curve.last().is_some_and(|last| last.0 == 1.0));
+        let mut text = Vec::new();
+        latency.write_hgrm(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let median = text.lines().find(|line| line.contains(" 0.500000000000 ")).unwrap();
+        assert!(median.trim_start().starts_with("500.") && median.contains(" 500 "), "{median}");
+        assert!(text.contains("Total count    =         1000]"));
     }
 }

@@ -286,7 +286,8 @@ impl Session {
 
     fn send(&mut self, connection: &mut Connection, message: Message) -> Result<(), Broken> {
         let domain = &self.common.workload.domain;
-        let addresses: Vec<String> = message.destinations.iter().map(|one| one.address(domain)).collect();
+        let addresses: Vec<String> =
+            (0..message.destinations.len()).map(|index| message.address(index, domain)).collect();
         let octets = message.content.len() as u64;
         let answer = connection.send(&message.reverse_path, &addresses, message.content)?;
         let at = Instant::now();

@@ -305,10 +305,20 @@ impl Log {
         self.segments_are_coming() && self.refusal(Who::Message).is_none()
     }
 
-    /// Whether outcomes find room on disk. False: stop delivering until it is true again, since every outcome waits
-    /// in memory.
+    /// Whether outcomes find room on disk, and few of them wait to be written. False: stop delivering until it is true
+    /// again, since every outcome waits in memory, and a killed process would repeat it.
     pub fn accepts_outcomes(&self) -> bool {
-        !self.something_waits() && self.place_would_do(record::outcome_record_len(4096), Who::Outcome)
+        !self.something_waits()
+            && self.outcomes_unwritten() < config::OUTCOMES_UNWRITTEN_MAX
+            && self.place_would_do(record::outcome_record_len(4096), Who::Outcome)
+    }
+
+    /// Outcomes of batches that are not written, or stand behind one that is not: recovery does not read beyond a gap.
+    /// A kill may leave one, since it cancels writes that still wait in the kernel while later ones are done.
+    fn outcomes_unwritten(&self) -> usize {
+        let batches = self.open.iter().flat_map(|segment| &segment.batches);
+        let behind_a_gap: usize = batches.skip_while(|batch| batch.written).map(|batch| batch.lazy).sum();
+        behind_a_gap + self.batch.as_ref().map_or(0, |batch| batch.lazy)
     }
 
     /// The last position given out: when this is durable, everything appended so far is.

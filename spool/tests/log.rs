@@ -102,6 +102,29 @@ fn a_batch_grows_while_a_write_is_in_flight_unless_it_holds_outcomes() {
 }
 
 #[test]
+fn no_more_is_delivered_than_a_slow_disk_writes() {
+    let mut rig = Rig::new();
+    let home = rig.append(1, 100).content.segment;
+    rig.flush();
+    rig.run();
+    let mut outcomes = 0;
+    while rig.log.accepts_outcomes() {
+        rig.outcome(1, OutcomeKind::Deferred, home);
+        rig.flush();
+        outcomes += 1;
+        assert!(outcomes <= 64, "what a killed process repeats is bounded");
+    }
+    let writes: Vec<DiskOp> = rig.ops().into_iter().filter(|op| is_write(&op)).collect();
+    assert!(writes.len() > 2 && !rig.log.accepts_outcomes());
+    for later in &writes[1..] {
+        rig.done(ok(later));
+    }
+    assert!(!rig.log.accepts_outcomes(), "recovery would not read beyond the gap that a kill leaves");
+    rig.done(ok(&writes[0]));
+    assert!(rig.log.accepts_outcomes(), "all is written");
+}
+
+#[test]
 fn outcomes_are_synced_in_time_or_by_count() {
     let mut rig = Rig::new();
     let home = rig.append(1, 100).content.segment;

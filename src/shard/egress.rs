@@ -283,8 +283,13 @@ impl Core {
             self.quit(outbound, now);
             return spent;
         }
-        if !self.has_work(site) || !self.log.accepts_outcomes() {
+        if !self.has_work(site) {
             self.go_idle(outbound, now);
+            return false;
+        }
+        if !self.log.accepts_outcomes() {
+            self.go_idle(outbound, now);
+            self.touch(site);
             return false;
         }
         let Some(permits) = self.sites.get(site).map(|known| Arc::clone(&known.permits)) else { return false };

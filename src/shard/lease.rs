@@ -80,7 +80,8 @@ impl Core {
         if to == self.shard {
             return;
         }
-        while self.leases.out[usize::from(to)] < LEASES_PER_SHARD {
+        // What another shard delivers for this one must find room here to be recorded.
+        while self.leases.out[usize::from(to)] < LEASES_PER_SHARD && self.log.accepts_outcomes() {
             let Some(pick) = self.queue.pick(site, permits.limits.recipients_per_transaction) else { return };
             let Some((transaction, id, content)) = self.transaction_of(pick.slot, &pick.recipients) else { return };
             let held = self.retained.get(id).cloned();

@@ -208,9 +208,12 @@ impl Core {
         }
     }
 
-    /// Gives work to the sites that changed.
+    /// Gives work to the sites that changed. Where outcomes could not be recorded they stay in the list: what changes
+    /// that is an answer of the disk, after which this is called again.
     pub(super) fn pump_sites(&mut self, now: Now) {
-        while let Some(site) = self.sites.dirty.pop() {
+        while self.log.accepts_outcomes()
+            && let Some(site) = self.sites.dirty.pop()
+        {
             if let Some(known) = self.sites.get_mut(site) {
                 known.dirty = false;
             }
@@ -219,7 +222,7 @@ impl Core {
     }
 
     fn pump(&mut self, site: SiteId, now: Now) {
-        if self.stopping.is_some() || self.settings.hold || !self.log.accepts_outcomes() {
+        if self.stopping.is_some() || self.settings.hold {
             return;
         }
         loop {

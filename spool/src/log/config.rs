@@ -6,6 +6,9 @@ use crate::segment::{BLOCK, SEGMENT_SIZE_MIN};
 pub(super) const SCRATCH_LEN: usize = 64 * 1024;
 /// Writes in flight beyond which outcomes wait for the next turn instead of getting a write of their own.
 pub(super) const WRITES_MAX: usize = 32;
+/// Outcomes not written yet beyond which no more deliveries should be begun: with those under way, this is what a killed
+/// process repeats. A healthy disk writes so many thousands of times a second.
+pub(super) const OUTCOMES_UNWRITTEN_MAX: usize = 16;
 /// Recycles in flight: each is a rename and a sync of the directory.
 pub(super) const RECYCLES_MAX: usize = 4;
 /// After how long a segment that could not be prepared is asked for again.
