@@ -16,7 +16,7 @@ pub fn run(command: QueueCommand) -> Result<u8, Failure> {
     match command {
         QueueCommand::List { which, limit, json, target } => list(&which, limit, json, &target),
         QueueCommand::Show { id, json, target } => show(&id, json, &target),
-        QueueCommand::Retry(args) => act("retry", "attempted now", args),
+        QueueCommand::Retry(args) => act("retry", "made due now", args),
         QueueCommand::Hold(args) => act("hold", "held", args),
         QueueCommand::Release(args) => act("release", "released", args),
         QueueCommand::Delete(args) => act("delete", "deleted", args),

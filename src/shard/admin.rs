@@ -106,7 +106,15 @@ impl Core {
     fn act_on(&mut self, slot: Slot, filter: &queue::Filter, act: Act, now: Now) -> u64 {
         let Some(id) = self.queue.message(slot).map(|message| message.id()) else { return 0 };
         let changed = match act {
-            Act::Retry => self.queue.retry_now(slot, filter),
+            Act::Retry => {
+                let sites: Vec<_> = self.queue.message(slot).map_or_else(Vec::new, |message| {
+                    (0..message.recipients()).filter_map(|recipient| message.site(recipient)).collect()
+                });
+                for site in sites {
+                    self.probe_now(site, now);
+                }
+                self.queue.retry_now(slot, filter)
+            }
             Act::Hold => {
                 let changed = self.queue.hold(slot, filter);
                 self.record_acts(slot, OutcomeKind::Held, now);

@@ -393,6 +393,18 @@ impl Core {
         self.return_guests(site, until);
     }
 
+    /// An operator does not want to wait for the next probe of a site that is down.
+    pub(super) fn probe_now(&mut self, site: SiteId, now: Now) {
+        let Some(known) = self.sites.get_mut(site) else { return };
+        for host in &mut known.hosts {
+            host.down_until = host.down_until.min(now.instant);
+        }
+        if let Some(down) = &mut known.down {
+            down.until = down.until.min(now.instant);
+        }
+        self.touch(site);
+    }
+
     /// Recipients that could not be attempted for their site's sake.
     fn defer_pick(&mut self, pick: Pick, reply: &Reply, now: Now) {
         let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply.clone());
