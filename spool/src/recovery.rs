@@ -29,6 +29,7 @@
 //! to an end nobody had stated. How it fails: [`RecoveryError`] only where going on could destroy something.
 
 mod fold;
+mod headless;
 mod survey;
 mod unused;
 
@@ -39,6 +40,7 @@ use crate::reader::Reader;
 use crate::record::{Cut, RecipientFold};
 use crate::segment::{BLOCK, ContentRef, FooterEntry, HeaderError, SEQUENCE_MAX, SegmentId};
 use fold::Facts;
+pub(crate) use headless::first_batch;
 use std::fmt;
 use std::io;
 
@@ -166,7 +168,9 @@ impl Snapshot {
     /// Lists the spool. Take it before any log of this run begins.
     pub fn take(disk: &dyn Disk) -> io::Result<Snapshot> {
         let segments = disk.segments()?;
-        let next_sequence = segments.iter().map(|id| id.sequence() + 1).max().unwrap_or(0).min(SEQUENCE_MAX);
+        let used = segments.iter().map(|id| id.sequence() + 1).max().unwrap_or(0);
+        // A spare still holds batches under its old number: if that came again, they could be taken for new ones.
+        let next_sequence = used.max(disk.spares_end()?).min(SEQUENCE_MAX);
         Ok(Snapshot { segments, contents: disk.contents()?, next_sequence })
     }
 
