@@ -6,7 +6,7 @@
 use crate::disk::{Disk, FileId};
 use crate::reader::{Reader, WINDOW_SCAN, record_seed};
 use crate::record::{HEAD_LEN, OutcomeKind, RecordKind};
-use crate::recovery::{Purpose, Recovery, RecoveryError, RecoveryReport, Snapshot, first_batch};
+use crate::recovery::{Purpose, Recovery, RecoveryError, RecoveryReport, Snapshot, first_batch, hexadecimal};
 use crate::segment::{BLOCK, HeaderError, SegmentId, round_up};
 use std::fmt;
 use std::io;
@@ -123,6 +123,16 @@ pub enum DumpItem {
 
 impl fmt::Display for DumpLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, &hexadecimal)
+    }
+}
+
+impl DumpLine {
+    /// Writes it as `Display` does, with messages named by `name`.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn write(&self, f: &mut dyn fmt::Write, name: &dyn Fn(u64) -> String) -> fmt::Result {
         write!(f, "{}+{:08x} ", self.segment, self.offset)?;
         match &self.item {
             DumpItem::Segment { generation, size, sealed } => {
@@ -141,13 +151,13 @@ impl fmt::Display for DumpLine {
                 "  batch {sequence} records {records} bytes {len} durable to segment {segment:06x} offset {offset:x}"
             ),
             DumpItem::Message { id, recipients, envelope, content_len, spilled, moved, content_good } => {
-                write!(f, "    message {id:016x} recipients {recipients} envelope {} bytes", envelope.len())?;
+                write!(f, "    message {} recipients {recipients} envelope {} bytes", name(*id), envelope.len())?;
                 write!(f, " content {content_len} bytes{}", if *spilled { " in a file of its own" } else { "" })?;
                 let good = if *content_good { "" } else { " CONTENT DAMAGED" };
                 write!(f, "{}{good}", if *moved { " moved" } else { "" })
             }
             DumpItem::Outcome { id, recipient, kind, attempts, at_ms, next_due_ms, details } => {
-                write!(f, "    outcome {id:016x} recipient {recipient} {kind:?} attempts {attempts} at {at_ms}")?;
+                write!(f, "    outcome {} recipient {recipient} {kind:?} attempts {attempts} at {at_ms}", name(*id))?;
                 write!(f, " next {next_due_ms} {}", details.escape_ascii())
             }
             DumpItem::Note { bytes } => write!(f, "    note {}", bytes.escape_ascii()),

@@ -96,7 +96,8 @@ fn a_sealed_segment_is_read_by_its_footer_and_verify_looks_at_contents() {
     assert_sound(&rig);
     let report = verify(&rig.disk).unwrap();
     assert_eq!(report.damage.len(), 1);
-    assert!(report.damage[0].what.contains(&format!("{id:016x}")));
+    assert_eq!(report.damage[0].message, Some(id));
+    assert!(report.damage[0].to_string().contains(&format!("message {id:016x}: ")));
 }
 
 #[test]

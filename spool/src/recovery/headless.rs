@@ -10,8 +10,9 @@
 //! The generation is taken only from places that never hold content: block 1, where the first batch of every use of the
 //! file begins, and the trailer. A batch head met elsewhere may be part of a message, so it can raise an alarm at most.
 
-use super::Recovery;
+use super::{Purpose, Recovery};
 use crate::batch::{BATCH_HEAD_LEN, BatchHead};
+use crate::disk::FileId;
 use crate::log::HashMap;
 use crate::reader::{Reader, record_seed};
 use crate::segment::{BLOCK, SEGMENT_SIZE_MIN, SegmentHeader, SegmentId, round_up};
@@ -77,6 +78,10 @@ impl Recovery<'_> {
             self.floors.get(&(id.log(), epoch)).is_some_and(|floor| floor.sequence > id.sequence())
         });
         let certain = stated || settled || !blank || (unreadable && !batches.is_empty());
+        // A running relay may have given the file to another segment since it was opened.
+        if certain && self.purpose == Purpose::Verify && !self.exists(id) {
+            return None;
+        }
         if certain {
             self.damage(id, 0, BLOCK, "the header is damaged");
             *damaged = true;
@@ -90,6 +95,10 @@ impl Recovery<'_> {
         };
         *unsure = !stated && !settled;
         Some(SegmentHeader { segment: id, generation, epoch, size, previous: None, previous_end: 0 })
+    }
+
+    fn exists(&self, id: SegmentId) -> bool {
+        !self.disk.open(FileId::Segment(id)).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     }
 }
 

@@ -2,8 +2,8 @@
 //! theirs. Without this each start that ends before its recovery does leaves its prepared files behind, and many quick
 //! starts fill the disk with them.
 //!
-//! A segment counts as never used only if everything says so: its first block is zeros, as preparing leaves it, no batch
-//! of this segment begins behind it, it has no trailer, and no later header names it as the one filled before. Header
+//! A segment counts as never used only if everything says so: it has a size that segments have, its first block is
+//! zeros, as preparing leaves it, no batch of this segment begins in the megabyte behind it, it has no trailer, and no later header names it as the one filled before. Header
 //! and first batch are one write, so an acknowledged record always comes with a header. What is doubtful (a torn first
 //! write, a first block that went bad) is left to recovery, which knows cuts and durable ends as well. In particular
 //! - a segment that a header names stays, though nothing of it may have reached the disk: it is the gap behind which the
