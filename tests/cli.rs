@@ -188,6 +188,17 @@ fn without_a_relay_the_commands_say_what_to_do() {
     let output = ringpost(&["spool", "verify", &scratch.path("none")]);
     assert_eq!(code(&output), 66);
     assert!(!scratch.0.join("none").exists(), "looking makes nothing");
+    std::fs::create_dir(scratch.0.join("empty")).expect("a directory");
+    for command in ["verify", "recover", "dump"] {
+        let output = ringpost(&["spool", command, &scratch.path("empty")]);
+        assert_eq!(code(&output), 66, "{command}");
+        assert!(err(&output).contains("no spool here"), "{command}: {}", err(&output));
+        assert_eq!(
+            std::fs::read_dir(scratch.0.join("empty")).expect("it is there").count(),
+            0,
+            "looking makes nothing"
+        );
+    }
 }
 
 /// A relay that runs for as long as this lives.
@@ -326,9 +337,10 @@ fn waiting_mail_can_be_seen_and_acted_on_and_survives_a_restart() {
     assert_eq!(code(&verified), 0, "{}{}", out(&verified), err(&verified));
     assert!(out(&verified).contains("1 waiting message with 1 recipient"), "{}", out(&verified));
     let dump = ringpost(&["spool", "dump", &scratch.path("spool")]);
-    assert!(out(&dump).contains("message "), "{}", out(&dump));
+    assert!(out(&dump).contains(&format!("message {second} (")), "{}", out(&dump));
     let recovered = ringpost(&["spool", "recover", &scratch.path("spool")]);
     assert!(out(&recovered).contains(&format!("waiting {second}")), "{}", out(&recovered));
+    assert!(out(&recovered).contains("contents were not read"), "{}", out(&recovered));
 
     let relay = Relay::start(&scratch, &[]);
     assert_eq!(code(&relay.run(&["queue", "release", "--all"])), 0);

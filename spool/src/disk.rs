@@ -185,6 +185,8 @@ pub trait Disk: Sync {
     fn contents(&self) -> io::Result<Vec<u64>>;
     /// How many spare files there are.
     fn spares(&self) -> io::Result<usize>;
+    /// A sequence above all that the spare files were last used under: they may still hold batches of these.
+    fn spares_end(&self) -> io::Result<u32>;
     /// Opens a file for reading.
     fn open(&self, file: FileId) -> io::Result<Box<dyn DiskFile + '_>>;
     /// These segments hold nothing: their files become spares, or are removed where `spares_max` exist already. The

@@ -9,7 +9,9 @@
 //!
 //! | what is found | what it means | what is done |
 //! |---|---|---|
-//! | block 0 is no header of this file, nothing says it was used | prepared, never durably used | free |
+//! | block 0 is zeros, no batch of this segment behind it, nothing says it was used | prepared, never used | free |
+//! | block 0 is zeros, batches behind it that were perhaps never durable | first write torn | as a last segment's end |
+//! | block 0 is neither zeros nor a header, or a batch says it was durable, or the size is wrong | damage | quarantined |
 //! | block 0 is no header, but a successor or the footer says it was used | damage | quarantined; read by its batches |
 //! | a newer format version | another program's | refused, nothing is touched |
 //! | all known durable, footer good | sealed | read by the footer, contents not looked at |
@@ -29,6 +31,7 @@
 //! to an end nobody had stated. How it fails: [`RecoveryError`] only where going on could destroy something.
 
 mod fold;
+mod headless;
 mod survey;
 mod unused;
 
@@ -39,6 +42,7 @@ use crate::reader::Reader;
 use crate::record::{Cut, RecipientFold};
 use crate::segment::{BLOCK, ContentRef, FooterEntry, HeaderError, SEQUENCE_MAX, SegmentId};
 use fold::Facts;
+pub(crate) use headless::first_batch;
 use std::fmt;
 use std::io;
 
@@ -91,12 +95,29 @@ pub struct Damage {
     pub offset: u64,
     /// How much, bytes; 0 when it is not known.
     pub len: u64,
+    /// The message that it hits, where that is known.
+    pub message: Option<u64>,
     /// In words.
     pub what: String,
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, &hexadecimal)
+    }
+}
+
+/// How messages are named where their owner does not say how.
+pub(crate) fn hexadecimal(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+impl Damage {
+    /// Writes it as `Display` does, with messages named by `name`.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn write(&self, f: &mut dyn fmt::Write, name: &dyn Fn(u64) -> String) -> fmt::Result {
         match self.file {
             FileId::Segment(segment) => write!(f, "{}", segment.file_name())?,
             FileId::Content(id) => write!(f, "content/{id:016x}")?,
@@ -104,6 +125,9 @@ impl fmt::Display for Damage {
         write!(f, " at offset {}", self.offset)?;
         if self.len > 0 {
             write!(f, ", {} bytes", self.len)?;
+        }
+        if let Some(id) = self.message {
+            write!(f, ", message {}", name(id))?;
         }
         write!(f, ": {}", self.what)
     }
@@ -166,7 +190,9 @@ impl Snapshot {
     /// Lists the spool. Take it before any log of this run begins.
     pub fn take(disk: &dyn Disk) -> io::Result<Snapshot> {
         let segments = disk.segments()?;
-        let next_sequence = segments.iter().map(|id| id.sequence() + 1).max().unwrap_or(0).min(SEQUENCE_MAX);
+        let used = segments.iter().map(|id| id.sequence() + 1).max().unwrap_or(0);
+        // A spare still holds batches under its old number: if that came again, they could be taken for new ones.
+        let next_sequence = used.max(disk.spares_end()?).min(SEQUENCE_MAX);
         Ok(Snapshot { segments, contents: disk.contents()?, next_sequence })
     }
 
@@ -304,6 +330,7 @@ impl<'a> Recovery<'a> {
             file: FileId::Segment(segment),
             offset: u64::from(offset),
             len: u64::from(len),
+            message: None,
             what: what.to_owned(),
         });
     }

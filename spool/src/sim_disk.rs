@@ -108,6 +108,8 @@ struct File {
     view: Vec<u8>,
     unsynced: Vec<Unsynced>,
     written: u64,
+    /// Of a spare: above the sequence that it was used under.
+    used_until: u32,
     /// Whether the name is stable (content files; segments are named durably by `Prepare`).
     named: bool,
 }
@@ -228,7 +230,7 @@ impl SimDisk {
 
     /// Puts a file there, stable.
     pub fn put(&self, file: FileId, bytes: Vec<u8>) {
-        let made = File { stable: bytes.clone(), view: bytes, unsynced: Vec::new(), written: 0, named: true };
+        let made = File { stable: bytes.clone(), view: bytes, unsynced: Vec::new(), named: true, ..File::default() };
         self.inner().files.insert(file, made);
     }
 
@@ -378,6 +380,7 @@ impl Inner {
             // What was never synced reaches the disk some time.
             file.stable = std::mem::take(&mut file.view);
             file.unsynced.clear();
+            file.used_until = segment.sequence() + 1;
             self.spares.push(file);
         }
         Ok(Bytes::new())
@@ -520,6 +523,10 @@ impl Disk for SimDisk {
 
     fn spares(&self) -> io::Result<usize> {
         Ok(self.inner().spares.len())
+    }
+
+    fn spares_end(&self) -> io::Result<u32> {
+        Ok(self.inner().spares.iter().map(|spare| spare.used_until).max().unwrap_or(0))
     }
 
     fn recycle_all(&self, segments: &[SegmentId], spares_max: usize) -> io::Result<()> {

@@ -242,6 +242,16 @@ impl Disk for StdDisk {
         Ok(self.spare_paths()?.len())
     }
 
+    fn spares_end(&self) -> io::Result<u32> {
+        let mut end = 0;
+        for path in self.spare_paths()? {
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(SPARE_PREFIX));
+            let segment = name.and_then(|name| SegmentId::from_file_name(&format!("{name}.seg")));
+            end = segment.map_or(end, |segment| end.max(segment.sequence() + 1));
+        }
+        Ok(end)
+    }
+
     fn recycle_all(&self, segments: &[SegmentId], spares_max: usize) -> io::Result<()> {
         let mut spares = self.spare_paths()?.len();
         for segment in segments {
@@ -324,6 +334,7 @@ mod tests {
         fs::write(disk.path(FileId::Segment(first)), vec![7; 65_536]).unwrap();
         disk.recycle(first, 1).unwrap();
         assert_eq!((disk.segments().unwrap().len(), disk.spares().unwrap()), (0, 1));
+        assert_eq!(disk.spares_end().unwrap(), 2);
         disk.prepare(second, 65_536).unwrap();
         let file = disk.open(FileId::Segment(second)).unwrap();
         let mut buffer = vec![1; 5000];

@@ -6,7 +6,7 @@
 use crate::disk::{Disk, FileId};
 use crate::reader::{Reader, WINDOW_SCAN, record_seed};
 use crate::record::{HEAD_LEN, OutcomeKind, RecordKind};
-use crate::recovery::{Purpose, Recovery, RecoveryError, RecoveryReport, Snapshot};
+use crate::recovery::{Purpose, Recovery, RecoveryError, RecoveryReport, Snapshot, first_batch, hexadecimal};
 use crate::segment::{BLOCK, HeaderError, SegmentId, round_up};
 use std::fmt;
 use std::io;
@@ -44,8 +44,15 @@ pub enum DumpItem {
         /// Whether it has a footer.
         sealed: bool,
     },
-    /// A prepared segment, or one whose header cannot be read.
+    /// A prepared segment, or one of which neither the header nor the first batch can be read.
     Unused,
+    /// A segment without a good header: torn or damaged. What follows is told by its first batch.
+    Headless {
+        /// Its generation.
+        generation: u64,
+        /// Bytes of the file.
+        size: u32,
+    },
     /// A batch.
     Batch {
         /// Counts from 0.
@@ -116,6 +123,16 @@ pub enum DumpItem {
 
 impl fmt::Display for DumpLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, &hexadecimal)
+    }
+}
+
+impl DumpLine {
+    /// Writes it as `Display` does, with messages named by `name`.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn write(&self, f: &mut dyn fmt::Write, name: &dyn Fn(u64) -> String) -> fmt::Result {
         write!(f, "{}+{:08x} ", self.segment, self.offset)?;
         match &self.item {
             DumpItem::Segment { generation, size, sealed } => {
@@ -125,19 +142,22 @@ impl fmt::Display for DumpLine {
                     if *sealed { "sealed" } else { "open" }
                 )
             }
+            DumpItem::Headless { generation, size } => {
+                write!(f, "segment WITHOUT A GOOD HEADER generation {generation:016x} size {size}")
+            }
             DumpItem::Unused => write!(f, "segment unused"),
             DumpItem::Batch { sequence, records, len, durable_end: (segment, offset) } => write!(
                 f,
                 "  batch {sequence} records {records} bytes {len} durable to segment {segment:06x} offset {offset:x}"
             ),
             DumpItem::Message { id, recipients, envelope, content_len, spilled, moved, content_good } => {
-                write!(f, "    message {id:016x} recipients {recipients} envelope {} bytes", envelope.len())?;
+                write!(f, "    message {} recipients {recipients} envelope {} bytes", name(*id), envelope.len())?;
                 write!(f, " content {content_len} bytes{}", if *spilled { " in a file of its own" } else { "" })?;
                 let good = if *content_good { "" } else { " CONTENT DAMAGED" };
                 write!(f, "{}{good}", if *moved { " moved" } else { "" })
             }
             DumpItem::Outcome { id, recipient, kind, attempts, at_ms, next_due_ms, details } => {
-                write!(f, "    outcome {id:016x} recipient {recipient} {kind:?} attempts {attempts} at {at_ms}")?;
+                write!(f, "    outcome {} recipient {recipient} {kind:?} attempts {attempts} at {at_ms}", name(*id))?;
                 write!(f, " next {next_due_ms} {}", details.escape_ascii())
             }
             DumpItem::Note { bytes } => write!(f, "    note {}", bytes.escape_ascii()),
@@ -167,26 +187,32 @@ fn dump_segment(disk: &dyn Disk, segment: SegmentId, emit: &mut dyn FnMut(DumpLi
     let mut reader = Reader::open(disk, FileId::Segment(segment), WINDOW_SCAN)?;
     let mut line = |offset, item| emit(DumpLine { segment, offset, item });
     let sealed = reader.trailer(segment).is_some();
-    let header = match reader.header(segment) {
-        Ok(header) => header,
+    let generation = match reader.header(segment) {
+        Ok(header) => {
+            line(0, DumpItem::Segment { generation: header.generation, size: header.size, sealed });
+            header.generation
+        }
         Err(HeaderError::Absent) => {
-            line(0, DumpItem::Unused);
-            return Ok(());
+            let Some(first) = first_batch(&mut reader, segment) else {
+                line(0, DumpItem::Unused);
+                return Ok(());
+            };
+            line(0, DumpItem::Headless { generation: first.generation, size: reader.size() });
+            first.generation
         }
         Err(HeaderError::Version(version)) => {
             return Err(io::Error::other(format!("{segment} has format version {version}, which is newer than this")));
         }
     };
-    line(0, DumpItem::Segment { generation: header.generation, size: header.size, sealed });
     let mut offset = BLOCK;
     while offset < reader.size() {
-        let Some(batch) = reader.batch(segment, header.generation, offset) else {
+        let Some(batch) = reader.batch(segment, generation, offset) else {
             offset += BLOCK;
             continue;
         };
         let durable_end = (batch.durable_end.sequence, batch.durable_end.offset);
         line(offset, DumpItem::Batch { sequence: batch.sequence, records: batch.records, len: batch.len, durable_end });
-        let seed = record_seed(segment, header.generation, &batch);
+        let seed = record_seed(segment, generation, &batch);
         let (mut at, end) = (offset + crate::batch::BATCH_HEAD_LEN, offset + batch.len);
         for _ in 0..batch.records {
             let Some(len) = dump_record(&mut reader, at, end, seed, &mut line) else {

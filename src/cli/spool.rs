@@ -6,8 +6,9 @@ use super::table::counted;
 use super::{Failure, exit};
 use crate::id::MessageId;
 use crate::server::SpoolDirectory;
+use ringpost_spool::std_disk::SEGMENT_DIRECTORY;
 use ringpost_spool::verify::{dump, verify};
-use ringpost_spool::{RecoveryError, RecoveryReport, SegmentId, StdDisk, recover};
+use ringpost_spool::{Damage, RecoveryError, RecoveryReport, SegmentId, StdDisk, recover};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -33,17 +34,21 @@ pub fn run(command: SpoolCommand) -> Result<u8, Failure> {
     match command {
         SpoolCommand::Verify { directory, json } => {
             let report = verify(&open(&directory)?).map_err(unreadable)?;
-            tell(report, json)
+            tell(report, json, "no damage")
         }
         SpoolCommand::Recover { directory, json } => recover_here(&directory, json),
         SpoolCommand::Dump { directory, segment } => dump_here(&directory, segment.as_deref()),
     }
 }
 
-/// A directory that exists: looking must not make one.
+/// A spool that exists: looking must not make one.
 fn open(directory: &Path) -> Result<StdDisk, Failure> {
     if !directory.is_dir() {
-        let text = format!("{} is not a directory; give the spool directory of a relay", directory.display());
+        let text = format!("no spool here: {} is not a directory; give a relay's spool", directory.display());
+        return Err(Failure::new(exit::NO_INPUT, text));
+    }
+    if !directory.join(SEGMENT_DIRECTORY).is_dir() {
+        let text = format!("no spool here: {} holds no directory `{SEGMENT_DIRECTORY}`", directory.display());
         return Err(Failure::new(exit::NO_INPUT, text));
     }
     StdDisk::open(directory).map_err(|error| Failure::new(exit::IO, format!("{}: {error}", directory.display())))
@@ -65,10 +70,23 @@ fn recover_here(directory: &Path, json: bool) -> Result<u8, Failure> {
             writeln!(out, "waiting {}", MessageId(id))?;
         }
     }
-    tell(report, json)
+    tell(report, json, "no damage in the records; contents were not read: `ringpost spool verify` reads them")
 }
 
-fn tell(report: RecoveryReport, json: bool) -> Result<u8, Failure> {
+/// A message's public id, and the name of its file where its content is spilled, which the spool's own tools go by.
+fn id_in_both(id: u64) -> String {
+    format!("{} ({id:016x})", MessageId(id))
+}
+
+fn damage_line(damage: &Damage) -> String {
+    let mut line = String::new();
+    // Writing to a string does not fail.
+    let _ = damage.write(&mut line, &|id| MessageId(id).to_string());
+    line
+}
+
+/// Prints what was found; `sound` says so where nothing is damaged.
+fn tell(report: RecoveryReport, json: bool, sound: &str) -> Result<u8, Failure> {
     let found = Found {
         segments: report.segments.iter().map(Vec::len).sum(),
         messages: report.messages,
@@ -80,7 +98,7 @@ fn tell(report: RecoveryReport, json: bool) -> Result<u8, Failure> {
         void_octets: report.void_bytes,
         orphans_removed: report.orphans_removed,
         orphans_kept: report.orphans_kept,
-        damage: report.damage.iter().map(ToString::to_string).collect(),
+        damage: report.damage.iter().map(damage_line).collect(),
     };
     let code = if found.damage.is_empty() { exit::OK } else { exit::DATA };
     let out = &mut io::stdout().lock();
@@ -106,7 +124,7 @@ fn tell(report: RecoveryReport, json: bool) -> Result<u8, Failure> {
     for damage in &found.damage {
         writeln!(out, "DAMAGED {damage}")?;
     }
-    writeln!(out, "{}", if found.damage.is_empty() { "no damage" } else { "the spool is damaged" })?;
+    writeln!(out, "{}", if found.damage.is_empty() { sound } else { "the spool is damaged" })?;
     Ok(code)
 }
 
@@ -123,10 +141,13 @@ fn dump_here(directory: &Path, segment: Option<&str>) -> Result<u8, Failure> {
     };
     let disk = open(directory)?;
     let out = &mut io::BufWriter::new(io::stdout().lock());
-    let mut written = Ok(());
+    let (mut written, mut text) = (Ok(()), String::new());
     let read = dump(&disk, only, &mut |line| {
         if written.is_ok() {
-            written = writeln!(out, "{line}");
+            text.clear();
+            // Writing to a string does not fail.
+            let _ = line.write(&mut text, &id_in_both);
+            written = writeln!(out, "{text}");
         }
     });
     written?;

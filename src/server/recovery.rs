@@ -4,6 +4,7 @@
 
 use crate::control::log::EventLog;
 use crate::event::Severity;
+use crate::id::MessageId;
 use crate::io::mailbox::Sender;
 use crate::shard::message::ToShard;
 use ringpost_spool::{RecoveredMessage, RecoveryReport, Snapshot, StdDisk, recover_from};
@@ -72,8 +73,11 @@ fn tell(report: &RecoveryReport, took: Duration, log: &EventLog) {
         log.notice(Severity::Info, &text);
     }
     for damage in report.damage.iter().take(DAMAGE_TOLD) {
+        let mut place = String::new();
+        // Writing to a string does not fail.
+        let _ = damage.write(&mut place, &|id| MessageId(id).to_string());
         let text = format!(
-            "the spool is damaged: {damage}; the rest is used, the segment is kept: look with `ringpost spool verify` and at the disk"
+            "the spool is damaged: {place}; the rest is used, the segment is kept: look with `ringpost spool verify` and at the disk"
         );
         log.notice(Severity::Error, &text);
     }

@@ -159,7 +159,15 @@ impl<'a> Recovery<'a> {
                 Some((view.head, folds, message.envelope.to_vec()))
             });
             let Some((head, folds, envelope)) = parts.filter(|(head, _, _)| head.id == entry.id) else {
-                self.damage(id, entry.offset, HEAD_LEN as u32 + entry.meta_len, "a message's record is damaged");
+                let (offset, len) = (u64::from(entry.offset), HEAD_LEN as u64 + u64::from(entry.meta_len));
+                let what = "a message's record is damaged".to_owned();
+                self.report.damage.push(Damage {
+                    file: FileId::Segment(id),
+                    offset,
+                    len,
+                    message: Some(entry.id),
+                    what,
+                });
                 recovered.damaged = true;
                 continue;
             };
@@ -268,9 +276,9 @@ impl<'a> Recovery<'a> {
             (FileId::Segment(content.segment), good)
         };
         if !good {
-            let what = format!("the content of message {id:016x} is damaged or missing");
+            let what = "its content is damaged or missing".to_owned();
             let (offset, len) = (u64::from(content.offset), u64::from(content.len));
-            self.report.damage.push(Damage { file, offset, len, what });
+            self.report.damage.push(Damage { file, offset, len, message: Some(id), what });
         }
         !good
     }

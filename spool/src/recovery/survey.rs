@@ -1,5 +1,6 @@
 //! The first two passes of recovery: what is known of each segment, and where those end that nobody vouches for.
 
+use super::headless::{Before, ends_at, first_batch};
 use super::{Purpose, Recovery};
 use crate::batch::{BATCH_HEAD_LEN, BatchHead};
 use crate::disk::FileId;
@@ -12,6 +13,8 @@ use crate::segment::{BLOCK, FooterEntry, SegmentHeader, SegmentId, Trailer, chec
 pub(super) struct Plan<'a> {
     pub(super) id: SegmentId,
     pub(super) damaged: bool,
+    /// It has no header and may hold what was never durable (see `headless`).
+    unsure: bool,
     pub(super) how: How<'a>,
     /// The end to state from now on.
     pub(super) cut: Option<Cut>,
@@ -47,7 +50,7 @@ pub(super) struct Layout<'a> {
 impl<'a> Recovery<'a> {
     /// The first pass, newest segments first.
     pub(super) fn survey(&mut self, id: SegmentId) -> Plan<'a> {
-        let mut plan = Plan { id, damaged: false, how: How::Nothing, cut: None };
+        let mut plan = Plan { id, damaged: false, unsure: false, how: How::Nothing, cut: None };
         let mut reader = match Reader::open(self.disk, FileId::Segment(id), WINDOW_SCAN) {
             Ok(reader) => reader,
             // Whoever uses the spool meanwhile has recycled it since it was listed: nothing in it was needed any more.
@@ -59,11 +62,11 @@ impl<'a> Recovery<'a> {
                 return Plan { damaged: true, how: How::Lost, ..plan };
             }
         };
-        if let Some(header) = self.header(id, &mut reader, &mut plan.damaged) {
+        if let Some(header) = self.header(id, &mut reader, &mut plan.damaged, &mut plan.unsure) {
             if let Some(previous) = header.previous {
                 self.previous.insert(previous, (header.epoch, header.previous_end));
             }
-            plan.how = self.plan(reader, header, &mut plan.damaged);
+            plan.how = self.plan(reader, header, plan.unsure, &mut plan.damaged);
         } else if plan.damaged {
             plan.how = How::Lost;
         }
@@ -71,8 +74,18 @@ impl<'a> Recovery<'a> {
     }
 
     /// The header, or what stands for it when it is damaged. `None`: there is nothing to read.
-    fn header(&mut self, id: SegmentId, reader: &mut Reader<'_>, damaged: &mut bool) -> Option<SegmentHeader> {
+    fn header(
+        &mut self,
+        id: SegmentId,
+        reader: &mut Reader<'_>,
+        damaged: &mut bool,
+        unsure: &mut bool,
+    ) -> Option<SegmentHeader> {
         if let Ok(header) = reader.header(id) {
+            if header.size != reader.size() {
+                self.damage(id, 0, 0, &format!("the file has {} bytes and should have {}", reader.size(), header.size));
+                *damaged = true;
+            }
             return Some(header);
         }
         // A footer may have reached the disk though nothing before it did: the log must have gone beyond.
@@ -84,11 +97,13 @@ impl<'a> Recovery<'a> {
             return None;
         }
         let successor = self.previous.get(&id).copied().filter(|(epoch, end)| *end > 0 && settled(*epoch));
-        let epoch = trailer.map(|t| t.epoch).or(successor.map(|(epoch, _)| epoch)).or(cut.map(|_| u32::MAX))?;
+        let epoch = trailer.map(|t| t.epoch).or(successor.map(|(epoch, _)| epoch)).or(cut.map(|_| u32::MAX));
+        let Some(epoch) = epoch else {
+            return self.headless(id, reader, damaged, unsure);
+        };
         self.damage(id, 0, BLOCK, "the header is damaged");
         *damaged = true;
-        let first = reader.bytes(u64::from(BLOCK), BATCH_HEAD_LEN as usize);
-        let first = first.and_then(|bytes| BatchHead::decode(bytes, id, BLOCK)).map(|head| head.generation);
+        let first = first_batch(reader, id).map(|head| head.generation);
         let Some(generation) = trailer.map(|t| t.generation).or(cut.map(|(generation, _)| generation)).or(first) else {
             self.damage(id, BLOCK, 0, "the first batch is damaged too: nothing of the segment can be told apart");
             return None;
@@ -98,7 +113,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// Decides by what the records of a segment are found.
-    fn plan(&mut self, mut reader: Reader<'a>, header: SegmentHeader, damaged: &mut bool) -> How<'a> {
+    fn plan(&mut self, mut reader: Reader<'a>, header: SegmentHeader, unsure: bool, damaged: &mut bool) -> How<'a> {
         let id = header.segment;
         let run = self.floors.get(&(id.log(), header.epoch)).copied().unwrap_or_default();
         let cut = self.cuts.get(&(id, header.generation)).copied();
@@ -131,7 +146,7 @@ impl<'a> Recovery<'a> {
         }
         // Nobody vouches for all of it, so what the disk itself holds counts, header included.
         reader.drop_cache();
-        if !*damaged && reader.header(id) != Ok(header) {
+        if !*damaged && !unsure && reader.header(id) != Ok(header) {
             return How::Nothing;
         }
         let limit = cut.unwrap_or(header.size).min(reader.size());
@@ -193,13 +208,22 @@ impl<'a> Recovery<'a> {
     pub(super) fn find_ends(&mut self, plans: &mut [Plan<'a>]) {
         let unused = plans.iter().filter(|plan| matches!(plan.how, How::Nothing)).map(|plan| plan.id);
         let unused: HashSet<SegmentId> = unused.collect();
+        let ids: Vec<SegmentId> = plans.iter().map(|plan| plan.id).collect();
         let mut broken: HashSet<(u8, u32)> = HashSet::default();
+        let mut before = Before::default();
         for plan in plans.iter_mut().rev() {
             let id = plan.id;
             let How::Batches(layout) = &mut plan.how else {
+                before.meet(id, matches!(plan.how, How::Indexed { .. }), plan.damaged);
                 continue;
             };
             let run = (id.log(), layout.header.epoch);
+            if plan.unsure && (broken.contains(&run) || !before.continues(id, run.1)) {
+                broken.insert(run);
+                self.pass_over(plan, &ids, before.is_damaged(id, run.1));
+                before.meet(id, false, plan.damaged);
+                continue;
+            }
             let found = !layout.batches.is_empty();
             // The segment before it was given out for writing, but nothing of it reached the disk.
             let gap = layout.header.previous.is_some_and(|previous| {
@@ -220,10 +244,14 @@ impl<'a> Recovery<'a> {
             if !layout.vouched && successor.is_some_and(|(_, appended)| *appended > end) {
                 broken.insert(run);
             }
+            let whole = layout.vouched || (!broken.contains(&run) && ends_at(&mut layout.reader, &layout.header, end));
+            before.meet(id, whole, plan.damaged);
             let stated = self.cuts.contains_key(&(id, layout.header.generation));
             if !stated && self.purpose == Purpose::Start && found {
                 // Stating the end makes it binding, so what was read must be on stable storage first.
                 match self.disk.sync(id) {
+                    // A cut would say that the header was durable too. The same is found again without it.
+                    Ok(()) if plan.unsure && !plan.damaged => {}
                     Ok(()) => {
                         plan.cut = Some(Cut { segment: id, generation: layout.header.generation, end });
                     }
@@ -236,13 +264,52 @@ impl<'a> Recovery<'a> {
         }
         // A cut that stood in a batch that turned out void is stated again, so that the next recovery sees the same.
         for plan in plans.iter_mut().filter(|plan| plan.cut.is_none()) {
-            let How::Batches(layout) = &plan.how else {
-                continue;
+            let layout = match &plan.how {
+                How::Batches(layout) => layout,
+                How::Nothing => {
+                    let mut void = self.cuts.iter().filter(|((id, _), end)| *id == plan.id && **end == 0);
+                    let void = void.find(|(key, _)| !self.kept_cuts.contains(key));
+                    plan.cut = void.map(|((segment, generation), end)| Cut {
+                        segment: *segment,
+                        generation: *generation,
+                        end: *end,
+                    });
+                    continue;
+                }
+                How::Lost | How::Indexed { .. } => continue,
             };
             let key = (plan.id, layout.header.generation);
             if let Some(end) = self.cuts.get(&key).filter(|_| !self.kept_cuts.contains(&key)) {
                 plan.cut = Some(Cut { segment: plan.id, generation: layout.header.generation, end: *end });
             }
+        }
+    }
+
+    /// A segment without a header that may stand behind a gap of its run is void, and stays so: its end is stated, and
+    /// the segments before it go after it. Where the segment before it, or it itself, is damaged, it is kept unread.
+    fn pass_over(&mut self, plan: &mut Plan<'a>, ids: &[SegmentId], beside_damage: bool) {
+        let How::Batches(layout) = std::mem::replace(&mut plan.how, How::Nothing) else {
+            return;
+        };
+        let (id, header) = (plan.id, layout.header);
+        if beside_damage || plan.damaged {
+            self.damage(
+                id,
+                BLOCK,
+                0,
+                "without its header nobody can say whether its batches count: they are kept unread",
+            );
+            plan.damaged = true;
+            plan.how = How::Lost;
+            return;
+        }
+        self.report.void_bytes += layout.batches.iter().map(|(_, batch)| u64::from(batch.len)).sum::<u64>();
+        if self.purpose == Purpose::Start {
+            plan.cut = Some(Cut { segment: id, generation: header.generation, end: 0 });
+        }
+        let of_run = |other: &&SegmentId| (header.epoch..id.sequence()).contains(&other.sequence());
+        for older in ids.iter().filter(|other| other.log() == id.log()).filter(of_run) {
+            self.homes.entry(*older).or_default().insert(id);
         }
     }
 

@@ -2,8 +2,8 @@
 //! theirs. Without this each start that ends before its recovery does leaves its prepared files behind, and many quick
 //! starts fill the disk with them.
 //!
-//! A segment counts as never used only if everything says so: its first block is zeros, as preparing leaves it, no batch
-//! of this segment begins behind it, it has no trailer, and no later header names it as the one filled before. Header
+//! A segment counts as never used only if everything says so: it has a size that segments have, its first block is
+//! zeros, as preparing leaves it, no batch of this segment begins in the megabyte behind it, it has no trailer, and no later header names it as the one filled before. Header
 //! and first batch are one write, so an acknowledged record always comes with a header. What is doubtful (a torn first
 //! write, a first block that went bad) is left to recovery, which knows cuts and durable ends as well. In particular
 //! - a segment that a header names stays, though nothing of it may have reached the disk: it is the gap behind which the
@@ -11,15 +11,18 @@
 //! - one that is older than a run that wrote something stays, since that run may have stated its end in a cut.
 
 use super::Snapshot;
-use crate::batch::{BATCH_HEAD_LEN, BatchHead};
+use super::headless::any_batches;
 use crate::disk::{Disk, FileId};
 use crate::log::HashSet;
 use crate::reader::Reader;
-use crate::segment::{BLOCK, HeaderError, SegmentId};
+use crate::segment::{BLOCK, HeaderError, SEGMENT_SIZE_MIN, SegmentId};
 use std::io;
 
 /// After so many used segments of a log in a row, its older ones are not looked at: unused ones of a run are its last.
 const USED_IN_ROW_MAX: usize = 64;
+
+/// How far batches are looked for, bytes: what damages a header may have damaged the first batches too.
+const LOOK_LEN: u32 = 1024 * 1024;
 
 /// What the first blocks of a segment say.
 enum Seen {
@@ -97,7 +100,7 @@ impl Snapshot {
 }
 
 fn look(disk: &dyn Disk, id: SegmentId) -> Seen {
-    let Ok(mut reader) = Reader::open(disk, FileId::Segment(id), 2 * BLOCK as usize) else {
+    let Ok(mut reader) = Reader::open(disk, FileId::Segment(id), LOOK_LEN as usize / 4) else {
         return Seen::Doubtful;
     };
     match reader.header(id) {
@@ -107,9 +110,9 @@ fn look(disk: &dyn Disk, id: SegmentId) -> Seen {
     }
     let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
     let prepared = reader.bytes(0, BLOCK as usize).is_some_and(zeros);
-    let first = reader.bytes(u64::from(BLOCK), BATCH_HEAD_LEN as usize);
-    let batch = first.is_none_or(|bytes| BatchHead::decode(bytes, id, BLOCK).is_some());
+    let batch = !any_batches(&mut reader, id, LOOK_LEN).is_empty();
+    let whole = reader.size() >= SEGMENT_SIZE_MIN && reader.size().is_multiple_of(BLOCK);
     let sealed = reader.trailer(id).is_some();
     // Blocks that cannot be read look like zeros.
-    if prepared && !batch && !sealed && reader.unreadable.is_empty() { Seen::Unused } else { Seen::Doubtful }
+    if prepared && whole && !batch && !sealed && reader.unreadable.is_empty() { Seen::Unused } else { Seen::Doubtful }
 }
