@@ -26,13 +26,13 @@ const SESSIONS: [usize; 2] = [10, 1_000];
 /// then.
 const GROWTH_MAX: f64 = 0.5;
 /// Accepting a message of 1 KB: session, envelope, trace header, content, record, queue, event and reply. Measured:
-/// 40.1.
-const ACCEPTING_MAX: f64 = 41.0;
+/// 21.1.
+const ACCEPTING_MAX: f64 = 22.0;
 /// Accepting and delivering it: the attempt, its transaction, the replies, the outcome and its event too. Measured:
-/// 71.9.
-const DELIVERING_MAX: f64 = 73.0;
-/// Accepting and deferring it: the timer too. Measured: 72.9.
-const DEFERRING_MAX: f64 = 74.0;
+/// 52.9.
+const DELIVERING_MAX: f64 = 54.0;
+/// Accepting and deferring it: the timer too. Measured: 53.9.
+const DEFERRING_MAX: f64 = 55.0;
 /// A content beyond [`INLINE_CONTENT_START`](ringpost::limits::INLINE_CONTENT_START) may grow its block so often, up to
 /// 10 KB that come in one piece.
 const BLOCKS_OF_10_KB_MAX: f64 = 1.5;

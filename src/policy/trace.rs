@@ -8,6 +8,8 @@
 use crate::clock::UnixTime;
 use crate::id::MessageId;
 use crate::limits::{HEADER_SCAN_OCTETS_MAX, TRACE_NAME_OCTETS_MAX};
+use std::fmt::{self, Display, Formatter, Write as _};
+use std::io::Write as _;
 use std::net::IpAddr;
 
 /// Columns at which a header line is folded (RFC 5322 2.1.1).
@@ -43,31 +45,27 @@ impl Received<'_> {
     pub fn write_to(&self, out: &mut Vec<u8>) {
         let mut line = Folding::new(out, "Received:");
         line.word("from");
-        line.word(&clean_name(self.helo, self.smtputf8));
-        line.word(&format!("({})", address_literal(self.client)));
+        line.word(CleanName(self.helo, self.smtputf8));
+        line.word(format_args!("({})", AddressLiteral(self.client)));
         line.fold();
-        for word in ["by", &clean_name(self.host, self.smtputf8), "with", self.protocol()] {
-            line.word(word);
-        }
+        line.word("by");
+        line.word(CleanName(self.host, self.smtputf8));
+        line.word("with");
+        line.word(self.protocol());
         if let Some((version, cipher)) = self.tls {
-            line.word(&format!("({} {})", clean_name(version, false), clean_name(cipher, false)));
+            line.word(format_args!("({} {})", CleanName(version, false), CleanName(cipher, false)));
         }
         line.word("id");
         match self.recipient.filter(|recipient| fits_path(recipient, self.smtputf8)) {
-            None => line.word(&format!("{};", self.id)),
+            None => line.word(format_args!("{};", self.id)),
             Some(recipient) => {
-                line.word(&self.id.to_string());
+                line.word(self.id);
                 line.fold();
                 line.word("for");
-                line.word(&format!("<{recipient}>;"));
+                line.word(format_args!("<{recipient}>;"));
             }
         }
-        let date = Date(self.at).to_string();
-        if line.fits(date.len()) {
-            line.word(&date)
-        } else {
-            line.fold_with(&date)
-        }
+        line.word(Date(self.at));
         line.end();
     }
 
@@ -89,40 +87,55 @@ impl Received<'_> {
 
 /// A client as "name [address]", for reports and logs; bounded like a name.
 pub fn client_name(helo: &str, client: IpAddr) -> Box<str> {
-    let address = address_literal(client);
-    let mut name = clean_name(helo, true);
+    let address = AddressLiteral(client).to_string();
+    let mut name = String::with_capacity(helo.len().min(TRACE_NAME_OCTETS_MAX) + 1 + address.len());
+    // Writing to a String cannot fail.
+    let _ = write!(name, "{}", CleanName(helo, true));
     let mut end = name.len().min(TRACE_NAME_OCTETS_MAX - 1 - address.len());
     while !name.is_char_boundary(end) {
         end -= 1;
     }
     name.truncate(end);
-    format!("{name} {address}").into()
+    name.push(' ');
+    name.push_str(&address);
+    name.into()
 }
 
 /// An address literal (RFC 5321 4.1.3), brackets included.
-fn address_literal(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(address) => format!("[{address}]"),
-        IpAddr::V6(address) => format!("[IPv6:{address}]"),
+struct AddressLiteral(IpAddr);
+
+impl Display for AddressLiteral {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0.to_canonical() {
+            IpAddr::V4(address) => write!(f, "[{address}]"),
+            IpAddr::V6(address) => write!(f, "[IPv6:{address}]"),
+        }
     }
 }
 
-/// A name that stands as one word in a header: bounded, and without what has a meaning there.
-fn clean_name(name: &str, utf8: bool) -> String {
-    let mut clean = String::with_capacity(name.len().min(TRACE_NAME_OCTETS_MAX));
-    for letter in name.chars() {
-        let kept = match letter {
-            '(' | ')' | '<' | '>' | ',' | ';' | '\\' | '"' => false,
-            _ if letter.is_ascii() => letter.is_ascii_graphic(),
-            _ => utf8 && !letter.is_control() && !letter.is_whitespace(),
-        };
-        let letter = if kept { letter } else { '?' };
-        if clean.len() + letter.len_utf8() > TRACE_NAME_OCTETS_MAX {
-            break;
+/// A name that stands as one word in a header: bounded, and without what has a meaning there. The flag: UTF-8 is
+/// allowed.
+struct CleanName<'a>(&'a str, bool);
+
+impl Display for CleanName<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let CleanName(name, utf8) = *self;
+        let mut len = 0;
+        for letter in name.chars() {
+            let kept = match letter {
+                '(' | ')' | '<' | '>' | ',' | ';' | '\\' | '"' => false,
+                _ if letter.is_ascii() => letter.is_ascii_graphic(),
+                _ => utf8 && !letter.is_control() && !letter.is_whitespace(),
+            };
+            let letter = if kept { letter } else { '?' };
+            len += letter.len_utf8();
+            if len > TRACE_NAME_OCTETS_MAX {
+                break;
+            }
+            f.write_char(letter)?;
         }
-        clean.push(letter);
+        if len == 0 { f.write_str("unknown") } else { Ok(()) }
     }
-    if clean.is_empty() { "unknown".to_owned() } else { clean }
 }
 
 /// Whether an address can stand in a `for` clause: one line, bounded, and UTF-8 only where that is allowed.
@@ -148,23 +161,24 @@ impl<'a> Folding<'a> {
         self.column + 1 + len <= FOLD_COLUMN
     }
 
-    fn word(&mut self, word: &str) {
+    /// Writes the word in its place at once: a header costs no memory but the one it stands in.
+    fn word(&mut self, word: impl Display) {
         // At the start of a folded line its tab is the space.
-        if self.column == 1 {
-            self.out.extend_from_slice(word.as_bytes());
-            self.column += word.len();
-        } else if self.fits(word.len()) {
+        let space = usize::from(self.column > 1);
+        let start = self.out.len();
+        if space == 1 {
             self.out.push(b' ');
-            self.out.extend_from_slice(word.as_bytes());
-            self.column += 1 + word.len();
-        } else {
-            self.fold_with(word);
         }
-    }
-
-    fn fold_with(&mut self, word: &str) {
-        self.fold();
-        self.word(word);
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.out, "{word}");
+        let len = self.out.len() - start - space;
+        if space == 1 && !self.fits(len) {
+            self.out.splice(start..=start, *b"\r\n\t");
+            self.column = 1;
+        } else {
+            self.column += space;
+        }
+        self.column += len;
     }
 
     fn fold(&mut self) {
@@ -181,8 +195,8 @@ impl<'a> Folding<'a> {
 #[derive(Copy, Clone, Debug)]
 pub struct Date(pub UnixTime);
 
-impl std::fmt::Display for Date {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Date {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
         const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
         // A clock beyond the year 9999 is broken; the header stays well-formed all the same.
@@ -328,7 +342,7 @@ pub fn submission_headers(headers: &Headers, id: MessageId, host: &str, at: Unix
         text = format!("Date: {}\r\n", Date(at));
     }
     if !headers.has_message_id {
-        text = format!("{text}Message-ID: <{id}@{}>\r\n", clean_name(host, false).replace('@', "?"));
+        text = format!("{text}Message-ID: <{id}@{}>\r\n", CleanName(host, false).to_string().replace('@', "?"));
     }
     text.into_bytes()
 }
