@@ -6,6 +6,10 @@
 //! written bytes are still read back but no later sync makes them stable, as Linux does it. For tests of any crate; it
 //! needs no runtime. Several logs share one disk: each operation carries its owner's number.
 
+mod faults;
+
+pub use faults::{FaultAt, SimDiskConfig};
+
 use crate::disk::{Disk, DiskDone, DiskError, DiskFile, DiskOp, FileId, OpId};
 use crate::rng::Rng;
 use crate::segment::{BLOCK, SegmentId};
@@ -19,37 +23,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const SECTOR: usize = 512;
 /// Spares kept; recycled files beyond are removed.
 const SPARES_MAX: usize = 4;
-
-/// How a simulated disk behaves. Rates are parts of 1,000.
-#[derive(Clone, Debug)]
-pub struct SimDiskConfig {
-    /// Bytes of every segment.
-    pub segment_size: u32,
-    /// How many bytes fit: segments, spares and content files.
-    pub capacity: u64,
-    /// Writes of segments and contents that fail with EIO.
-    pub write_errors: u32,
-    /// Syncs that fail with EIO.
-    pub sync_errors: u32,
-    /// Reads that fail with EIO.
-    pub read_errors: u32,
-    /// Preparations, recycles and removals that fail with EIO.
-    pub name_errors: u32,
-}
-
-impl SimDiskConfig {
-    /// A disk without faults and with much room.
-    pub fn sound(segment_size: u32) -> SimDiskConfig {
-        SimDiskConfig {
-            segment_size,
-            capacity: u64::MAX,
-            write_errors: 0,
-            sync_errors: 0,
-            read_errors: 0,
-            name_errors: 0,
-        }
-    }
-}
 
 /// The disk.
 #[derive(Debug)]
@@ -70,27 +43,6 @@ struct Inner {
     removed_contents: u64,
     /// Blocks that cannot be read.
     broken: BTreeSet<(FileId, u64)>,
-}
-
-/// Which operation a planned fault hits: the next of its kind.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum FaultAt {
-    /// `Prepare`.
-    Prepare,
-    /// `Write`.
-    Write,
-    /// `Sync`.
-    Sync,
-    /// `Read`.
-    Read,
-    /// `Recycle` and `Discard`.
-    Recycle,
-    /// `ContentWrite`.
-    ContentWrite,
-    /// `ContentSync`.
-    ContentSync,
-    /// `ContentRemove`.
-    ContentRemove,
 }
 
 #[derive(Clone, Debug)]
