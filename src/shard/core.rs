@@ -346,6 +346,7 @@ impl Core {
         self.route_unrouted(now);
         self.pump_sites(now);
         self.append_waiting(now);
+        self.retry_reports_with_room(now);
         self.log.flush(now.instant.as_millis());
         self.log_events(now);
         self.announce(now);
