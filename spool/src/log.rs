@@ -305,6 +305,11 @@ impl Log {
         self.segments_are_coming() && self.refusal(Who::Message).is_none()
     }
 
+    /// Segments that are prepared and not in use.
+    pub fn prepared_segments(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Whether outcomes find room on disk, and few of them wait to be written. False: stop delivering until it is true
     /// again, since every outcome waits in memory, and a killed process would repeat it.
     pub fn accepts_outcomes(&self) -> bool {

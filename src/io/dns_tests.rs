@@ -121,9 +121,14 @@ struct Server {
 }
 
 async fn start() -> Server {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
+    // Somebody may have the same port of TCP.
+    let (udp, tcp, address) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(address).await {
+            break (udp, tcp, address);
+        }
+    };
     let asked = Arc::new(AtomicU32::new(0));
     let counter = Arc::clone(&asked);
     tokio::spawn(async move {

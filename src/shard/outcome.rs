@@ -39,8 +39,8 @@ pub struct Reports {
     reading: HashMap<OpId, (Slot, Vec<Reportable>)>,
     /// These found no room in the spool.
     blocked: Vec<(Slot, Vec<Reportable>, Bytes)>,
-    /// Since they were blocked no message has found room either.
-    awaits_room: bool,
+    /// How many segments were prepared when the last one was blocked.
+    prepared: usize,
     /// How many of either a message has: until then it stays in the queue.
     open: HashMap<Slot, u32>,
 }
@@ -247,14 +247,13 @@ impl Core {
     /// Tries again what found no room, when some has come: until a report is stored, so is not what it speaks of, and
     /// a killed process would say it again.
     pub(super) fn retry_reports_with_room(&mut self, now: Now) {
-        if self.reports.awaits_room && self.log.accepts_messages() {
+        if !self.reports.blocked.is_empty() && self.log.prepared_segments() > self.reports.prepared {
             self.retry_blocked_reports(now);
         }
     }
 
     /// Tries again what found no room.
     pub(super) fn retry_blocked_reports(&mut self, now: Now) {
-        self.reports.awaits_room = false;
         for (slot, reports, head) in std::mem::take(&mut self.reports.blocked) {
             self.send_report(slot, reports, head, now);
         }
@@ -282,7 +281,7 @@ impl Core {
                 self.notice(Severity::Error, "the spool has no room for delivery reports: free some disk space");
             }
             self.reports.blocked.push((slot, reports, head));
-            self.reports.awaits_room = !self.log.accepts_messages();
+            self.reports.prepared = self.log.prepared_segments();
             return;
         }
         for report in &reports {
