@@ -327,18 +327,24 @@ fn without_descriptors_clients_are_told_to_come_again_later() {
     };
     let first = dial();
     let conn = shard.accepted();
-    let _second = dial();
-    shard.accepted();
-    match shard.event() {
-        Event::Trouble(text) => {
-            assert!(text.contains("no descriptor is left") && text.contains("LimitNOFILE"), "{text}")
+    // One or two more are taken: the shard may have closed a file of its own meanwhile.
+    let mut others = Vec::new();
+    loop {
+        others.push(dial());
+        match shard.event() {
+            Event::Accepted(_) => assert!(others.len() < 4, "there is no end of descriptors"),
+            Event::Trouble(text) => {
+                assert!(text.contains("no descriptor is left") && text.contains("LimitNOFILE"), "{text}");
+                break;
+            }
+            other => panic!("{other:?}"),
         }
-        other => panic!("{other:?}"),
     }
-    // The next ones find no descriptor, are told so, and are closed. Their own ends stay open, to free none here.
+    // The last of them and the next ones find no descriptor, are told so, and are closed. Their own ends stay open, to
+    // free none here.
     let mut refused = Vec::new();
-    for _ in 0..3 {
-        let mut stream = dial();
+    for number in 0..3 {
+        let mut stream = if number == 0 { others.pop().unwrap() } else { dial() };
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert_eq!(text, "421 later\r\n");
