@@ -8,6 +8,7 @@
 //! write, a first block that went bad) is left to recovery, which knows cuts and durable ends as well. In particular
 //! - a segment that a header names stays, though nothing of it may have reached the disk: it is the gap behind which the
 //!   later segments of its run are void;
+//! - where anything is doubtful, all stay: whether a segment without a header is read may go by the files around it;
 //! - one that is older than a run that wrote something stays, since that run may have stated its end in a cut.
 
 use super::Snapshot;
@@ -90,7 +91,9 @@ impl Snapshot {
                     unused.push(id);
                     *row = 0;
                 }
-                Seen::Unused | Seen::Doubtful => {}
+                Seen::Unused => {}
+                // What recovery makes of it may go by the files around it: it must find them all.
+                Seen::Doubtful => return Some(Vec::new()),
             }
         }
         // Of equal sequences one may have been looked at before the header of a later run was.
