@@ -216,3 +216,14 @@ fn no_number_of_a_spare_comes_again() {
     assert_eq!(Snapshot::take(&disk).unwrap().next_sequence(), next);
     assert_eq!(recover(&disk, 1, &mut |_, _| ()).unwrap().next_sequence, next);
 }
+
+#[test]
+fn where_a_segment_is_doubtful_a_start_gives_nothing_back() {
+    let rig = stopped(1);
+    change(&rig, FIRST, |bytes| bytes[..4096].fill(0));
+    let before = rig.disk.segments().unwrap();
+    assert!(before.len() > 1, "there are prepared ones: {before:?}");
+    let mut snapshot = Snapshot::take(&rig.disk).unwrap();
+    assert_eq!(snapshot.free_unused(&rig.disk, 4).unwrap(), 0, "what is read of it may go by the files around it");
+    assert_eq!(rig.disk.segments().unwrap(), before);
+}
