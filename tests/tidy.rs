@@ -74,7 +74,9 @@ fn is_test_file(name: &str) -> bool {
         let text = fs::read_to_string(root().join(parent)).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let wanted = format!("mod {module};");
-        lines.windows(2).any(|pair| pair[0] == "#[cfg(test)]" && pair[1].ends_with(&wanted))
+        let marked = lines.windows(2).any(|pair| pair[0] == "#[cfg(test)]" && pair[1].ends_with(&wanted));
+        // What a test file declares is tests too.
+        marked || lines.contains(&&*wanted) && is_test_file(&parent.to_string_lossy())
     };
     name.starts_with("tests/") || name.contains("/tests/") || parents.iter().any(declared)
 }

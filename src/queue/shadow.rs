@@ -1,58 +1,20 @@
 //! The queue against a naive shadow of it: random operations on both, and after each one the same states, the same
 //! counts, picks that the fairness rule allows, and a queue whose lists, groups and timers agree with each other.
 
+mod agreement;
+mod operation;
+
 use super::store::{DELETE_AFTER, HOLD_AFTER, LISTED, NOBODY};
 use super::timer_wheel::TimerKey;
 use super::*;
 use crate::address::Address;
 use crate::envelope::{Body, Envelope, Notify};
+use operation::{Op, op};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 const SITES: u32 = 3;
 const HOUR: u64 = 3_600_000;
-
-#[derive(Clone, Debug)]
-enum Op {
-    Insert { recipients: usize, tenant: u16, len: u32, null_path: bool, age_ms: u64, recovered: Option<u8> },
-    Route { how: u8, times: usize },
-    Unpark(usize),
-    Pick { site: u32, max: usize },
-    Unpick { which: usize, lease: bool },
-    Settle { which: usize, verdict: u8 },
-    StaleSettle { which: usize, verdict: u8 },
-    Operate { which: usize, act: u8, domain: Option<u8> },
-    Suspend(u32),
-    HoldAll,
-    Jump(u64),
-    WallJump(u64),
-    Sweep { site: u32, budget: usize },
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let index = any::<usize>();
-    let age = prop_oneof![3 => Just(0), 1 => 0..6 * HOUR, 1 => 0..200 * HOUR];
-    let insert = (1..5usize, 0..3u16, 0..300_000u32, any::<bool>(), age, prop::option::weighted(0.3, any::<u8>()));
-    let jump = prop_oneof![4 => 0..60_000u64, 3 => 0..5 * HOUR, 1 => 0..80 * HOUR];
-    prop_oneof![
-        6 => insert.prop_map(|(recipients, tenant, len, null_path, age_ms, recovered)| {
-            Op::Insert { recipients, tenant, len, null_path, age_ms, recovered }
-        }),
-        8 => (any::<u8>(), 1..6usize).prop_map(|(how, times)| Op::Route { how, times }),
-        2 => index.prop_map(Op::Unpark),
-        8 => (0..SITES, 0..4usize).prop_map(|(site, max)| Op::Pick { site, max }),
-        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, lease)| Op::Unpick { which, lease }),
-        8 => (any::<usize>(), any::<u8>()).prop_map(|(which, verdict)| Op::Settle { which, verdict }),
-        1 => (any::<usize>(), any::<u8>()).prop_map(|(which, verdict)| Op::StaleSettle { which, verdict }),
-        3 => (any::<usize>(), 0..4u8, prop::option::of(0..2u8))
-            .prop_map(|(which, act, domain)| Op::Operate { which, act, domain }),
-        1 => (0..SITES).prop_map(Op::Suspend),
-        1 => Just(Op::HoldAll),
-        4 => jump.prop_map(Op::Jump),
-        1 => (0..400 * HOUR).prop_map(Op::WallJump),
-        2 => (0..SITES, 1..8usize).prop_map(|(site, budget)| Op::Sweep { site, budget }),
-    ]
-}
 
 #[derive(Debug)]
 struct Shadow {
@@ -525,90 +487,6 @@ impl World {
         } else {
             assert_eq!(self.queue.remove(message.slot), None);
         }
-    }
-
-    /// Both say the same, and the queue's own parts agree.
-    fn check(&self) {
-        let mut tally = [0u64; State::COUNT];
-        let mut leased = 0;
-        for (&id, message) in &self.messages {
-            assert_eq!(self.queue.find(MessageId(id)), Some(message.slot));
-            let view = self.queue.message(message.slot).unwrap();
-            assert_eq!(usize::from(view.recipients()), message.recipients.len());
-            for (place, recipient) in message.recipients.iter().enumerate() {
-                let place = place as u16;
-                assert_eq!(view.state(place), recipient.state, "message {id} recipient {place}");
-                assert_eq!(view.attempts(place), recipient.attempts);
-                assert_eq!(view.is_leased(place), recipient.leased);
-                if recipient.state == State::Scheduled {
-                    assert_eq!(
-                        tick_instant(self.queue.recipient(message.slot, place).unwrap().due).as_millis(),
-                        recipient.due_ms
-                    );
-                }
-                tally[recipient.state.index()] += 1;
-                leased += u64::from(recipient.leased);
-            }
-        }
-        assert_eq!((self.queue.tally, self.queue.leased), (tally, leased));
-        assert_eq!(self.queue.counts().messages, self.messages.len() as u64);
-        for site in 0..SITES {
-            let lists = self.ready.iter().filter(|((of, _), _)| *of == site);
-            let groups: Vec<usize> = lists.flat_map(|(_, list)| list.iter().map(|(_, group)| group.len())).collect();
-            let in_flight = self.all_in(|recipient| recipient.state == State::InFlight && recipient.site == site);
-            let expected = SiteCounts {
-                groups: groups.len() as u32,
-                recipients: groups.iter().sum::<usize>() as u32,
-                in_flight: in_flight.len() as u32,
-                suspended: self.suspended.contains(&site),
-            };
-            assert_eq!(self.queue.site_counts(SiteId(site)), expected);
-        }
-        self.check_inside();
-        let page = self.queue.page(&Filter::default(), None, usize::MAX, usize::MAX);
-        assert!(page.next.is_none() && page.messages.iter().map(|(id, _)| id.0).eq(self.messages.keys().copied()));
-    }
-
-    /// Each recipient stands in the one list that its state asks for, and each message's timer is early enough.
-    fn check_inside(&self) {
-        let queue = &self.queue;
-        let mut groups = 0;
-        let mut timers = 0;
-        for message in self.messages.values() {
-            let stored = queue.store.get(message.slot).unwrap();
-            let mut seen = BTreeMap::new();
-            let mut group = stored.group;
-            while group != NONE {
-                groups += 1;
-                assert_eq!(queue.groups[group].slot, message.slot.0);
-                let site = queue.destinations.site_of(queue.groups[group].flow);
-                let (mut place, mut last) = (queue.groups[group].first, NOBODY);
-                while place != NOBODY {
-                    assert!(seen.insert(place, site).is_none(), "in two lists");
-                    last = place;
-                    place = stored.recipients()[usize::from(place)].next;
-                }
-                assert_eq!(queue.groups[group].last, last);
-                group = queue.groups[group].sibling;
-            }
-            for (place, (recipient, shadow)) in stored.recipients().iter().zip(&message.recipients).enumerate() {
-                let listed = recipient.flags & LISTED != 0;
-                assert_eq!(listed, shadow.listed);
-                assert_eq!(recipient.flags & HOLD_AFTER != 0, shadow.hold_after);
-                assert_eq!(recipient.flags & DELETE_AFTER != 0, shadow.delete_after);
-                let list = match recipient.state {
-                    State::Ready => Some(Some(SiteId(recipient.site))),
-                    _ if listed => Some(None),
-                    _ => None,
-                };
-                assert_eq!(seen.get(&(place as u16)).copied(), list);
-                if recipient.state == State::Scheduled {
-                    assert!(queue.wheel.tick(TimerKey(stored.timer)) <= recipient.due);
-                }
-            }
-            timers += usize::from(!TimerKey(stored.timer).is_none());
-        }
-        assert_eq!((queue.groups.len(), queue.wheel.len()), (groups, timers));
     }
 
     /// Ends all that is left: whatever happened, everyone can still be delivered.
