@@ -18,6 +18,7 @@ mod listener;
 pub mod mailbox;
 mod net;
 pub mod probe;
+mod ring;
 pub mod tls;
 mod tls_link;
 mod turn;
