@@ -68,6 +68,10 @@ pub const FIRST_SEGMENT_TIME: Duration = Duration::from_secs(5);
 /// How long a connection without work is kept although another shard waits for one: longer than the pause between two
 /// messages under load, shorter than anybody notices.
 pub const IDLE_YIELD: Duration = Duration::from_millis(50);
+/// How long a peer may take to answer to commands behind a content, once it has answered to the content.
+pub const CLIENT_AHEAD_TIME: Duration = Duration::from_secs(30);
+/// So many messages a host must have taken on ordinary terms before commands behind a content are tried there.
+pub const AHEAD_TRIAL: u8 = 8;
 /// How long a PROXY header or a TLS handshake may take to come.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a stop waits for transactions under way.

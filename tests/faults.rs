@@ -2,6 +2,8 @@
 //! a clock that jumps, and among clients and destinations that misbehave. Each test shows what is answered and told,
 //! and that nothing acknowledged is lost. See docs/TESTING.md.
 
+#[path = "faults/ahead.rs"]
+mod ahead;
 #[path = "faults/clock.rs"]
 mod clock;
 #[path = "powerloss/content.rs"]

@@ -62,6 +62,7 @@ fn ready(extensions: &str) -> Client {
         assume_8bitmime: false,
         chunking: true,
         pipelining: true,
+        pipelined_messages: true,
         timeouts: ClientTimeouts::default(),
     };
     let mut client = Client::new(Arc::new(config), now(0).instant);

@@ -246,6 +246,7 @@ impl Session {
             assume_8bitmime: true,
             chunking: self.common.config.chunking && self.number % 2 == 1,
             pipelining: true,
+            pipelined_messages: false,
             timeouts: ClientTimeouts::default(),
         });
         while !self.common.is_over() && self.common.pass_gate() {

@@ -62,6 +62,7 @@ pub fn run(args: SendArgs) -> Result<u8, Failure> {
         assume_8bitmime: true,
         chunking: true,
         pipelining: true,
+        pipelined_messages: false,
         timeouts: timeouts(args.timeout),
     };
     let mut dialogue = Dialogue {
@@ -257,7 +258,7 @@ impl Dialogue {
             }
             // The whole content was given with the transaction.
             ClientEvent::WantContent { .. } => self.client.provide_content(Bytes::new(), now()),
-            ClientEvent::Failed(_) | ClientEvent::Closed => {}
+            ClientEvent::Next | ClientEvent::Failed(_) | ClientEvent::Closed => {}
         }
         Ok(())
     }

@@ -240,6 +240,8 @@ pub struct RouteSection {
     pub chunking: bool,
     /// Use PIPELINING where offered.
     pub pipelining: bool,
+    /// Send the next message's commands behind a content, to hosts that have shown that they take it.
+    pub pipelined_messages: bool,
     /// After how long a connection attempt counts as failed.
     #[serde(deserialize_with = "read::one")]
     pub connect_timeout: Duration,
@@ -268,6 +270,7 @@ impl Default for RouteSection {
             assume_8bitmime: false,
             chunking: true,
             pipelining: true,
+            pipelined_messages: true,
             connect_timeout: Duration::from_secs(4),
             idle_timeout: Duration::from_secs(15),
             timeouts: TimeoutsSection::default(),

@@ -169,6 +169,7 @@ fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) ->
         assume_8bitmime: section.assume_8bitmime,
         chunking: section.chunking,
         pipelining: section.pipelining,
+        pipelined_messages: section.pipelined_messages,
         timeouts: ClientTimeouts {
             banner: timeouts.banner,
             hello: timeouts.hello,

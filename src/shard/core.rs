@@ -445,6 +445,7 @@ impl Handler for Core {
             ToShard::Lease(lease) => self.lease_taken(lease, now),
             ToShard::LeaseEnded(ended) => self.lease_ended(*ended, now),
             ToShard::PermitFreed { site } | ToShard::PermitWanted { site } => self.touch(SiteId(site)),
+            ToShard::Permit(permit) => self.permit_came(permit, now),
             ToShard::Recycled(segment) => self.log.note_recycled(segment),
         }
     }
@@ -455,6 +456,7 @@ impl Handler for Core {
             ToShard::Lease(lease) => self.lease_refused(shard, &lease, now),
             // Its place was reserved with the lease; should the count be wrong all the same, it is sent until it is taken.
             ToShard::LeaseEnded(ended) => self.unsent_answers.push((shard, ended)),
+            ToShard::Permit(permit) => self.free(permit),
             _ => {}
         }
     }

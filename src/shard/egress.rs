@@ -8,6 +8,7 @@ use crate::clock::{Instant, Now};
 use crate::io::handler::{CloseReason, Command, ConnId, TlsInfo, TlsSide};
 use crate::queue::SiteId;
 use crate::reply::Reply;
+use crate::shard::ahead::Ahead;
 use crate::shard::attempt::{AttemptOutcome, Verdict};
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
@@ -31,6 +32,10 @@ pub struct Outbound {
     pub(super) permit: ConnectionPermit,
     pub(super) phase: Phase,
     pub(super) work: Option<Box<Work>>,
+    /// The work behind it.
+    pub(super) ahead: Option<Ahead>,
+    /// The transaction under way began so.
+    pub(super) began_ahead: bool,
     pub(super) carried: u32,
     pub(super) tls: Option<TlsInfo>,
     pub(super) opportunistic: bool,
@@ -108,6 +113,8 @@ impl Core {
             permit,
             phase: Phase::Opening,
             work: None,
+            ahead: None,
+            began_ahead: false,
             carried: 0,
             tls: None,
             opportunistic,
@@ -120,11 +127,10 @@ impl Core {
 
     pub(super) fn outbound_connect_failed(&mut self, outbound: Box<Outbound>, error: &str, now: Now) {
         let Outbound { site, address, remote, permit, .. } = *outbound;
-        drop(permit);
         if let Some(known) = self.sites.get_mut(site) {
             known.opening -= 1;
         }
-        self.connection_gone(site);
+        self.connection_gone(site, permit);
         self.host_failed(site, address, &format!("connecting to {remote}: {error}"), now);
     }
 
@@ -146,7 +152,7 @@ impl Core {
                 && outbound.opportunistic
             {
                 self.host_without_tls(outbound.site, outbound.address, what, now);
-                self.give_up(&mut outbound);
+                self.give_up(&mut outbound, now);
             } else {
                 let what = match reason {
                     CloseReason::Asked | CloseReason::Peer => "the peer closed the connection".to_string(),
@@ -160,22 +166,22 @@ impl Core {
                 };
             }
         }
-        self.outbound_ended(outbound);
+        self.outbound_ended(outbound, now);
     }
 
-    fn outbound_ended(&mut self, mut outbound: Box<Outbound>) {
-        self.give_up(&mut outbound);
+    fn outbound_ended(&mut self, mut outbound: Box<Outbound>, now: Now) {
+        self.give_up(&mut outbound, now);
         let Outbound { site, permit, .. } = *outbound;
-        drop(permit);
-        self.connection_gone(site);
+        self.connection_gone(site, permit);
     }
 
     /// The connection is of no use from here on: it is counted as such, whatever it did last.
-    pub(super) fn give_up(&mut self, outbound: &mut Outbound) {
+    pub(super) fn give_up(&mut self, outbound: &mut Outbound, now: Now) {
         let phase = std::mem::replace(&mut outbound.phase, Phase::Ending);
         if let Phase::Fetching(op) = phase {
             self.fetching.remove(&op);
         }
+        self.return_ahead(outbound, now);
         let Some(known) = self.sites.get_mut(outbound.site) else { return };
         match phase {
             Phase::Opening => known.opening -= 1,
@@ -206,16 +212,21 @@ impl Core {
 
     /// Ends a connection that has nothing to do.
     pub(super) fn quit(&mut self, mut outbound: Box<Outbound>, now: Now) {
-        self.give_up(&mut outbound);
+        self.give_up(&mut outbound, now);
         outbound.client.quit(now.instant);
         self.drive(outbound, now);
     }
 
-    /// Ends a connection if it is idle; used when the shard stops.
-    pub(super) fn quit_if_idle(&mut self, conn: ConnId, now: Now) {
-        let Some(outbound) = self.connections.take_outbound(conn) else { return };
+    /// Ends a connection if it is idle, in favour of another shard or since this one stops.
+    pub(super) fn quit_if_idle(&mut self, conn: ConnId, in_favour_of: Option<u8>, now: Now) {
+        let Some(mut outbound) = self.connections.take_outbound(conn) else { return };
         match outbound.phase {
-            Phase::Idle(_) => self.quit(outbound, now),
+            Phase::Idle(_) => {
+                if let Some(to) = in_favour_of {
+                    outbound.permit.promise(to);
+                }
+                self.quit(outbound, now);
+            }
             _ => self.connections.put(conn, Conn::Outbound(outbound)),
         }
     }
@@ -236,6 +247,9 @@ impl Core {
     /// Sends and learns what there is. None when the connection was put back on the way.
     fn work_events(&mut self, mut outbound: Box<Outbound>, now: Now) -> Option<Box<Outbound>> {
         loop {
+            if outbound.client.may_begin_ahead() {
+                self.begin_ahead(&mut outbound, now);
+            }
             while let Some(bytes) = outbound.client.poll_transmit() {
                 self.send(outbound.conn, bytes);
             }
@@ -254,6 +268,7 @@ impl Core {
                     self.next_transaction(outbound, now);
                     return None;
                 }
+                ClientEvent::Next => self.next_in_place(&mut outbound, now),
                 ClientEvent::StartTls => {
                     let name = outbound.remote.split(' ').next().unwrap_or_default();
                     let name = if name.starts_with('[') { outbound.address.ip().to_string() } else { name.to_string() };
@@ -279,18 +294,28 @@ impl Core {
     fn next_transaction(&mut self, mut outbound: Box<Outbound>, now: Now) -> bool {
         let site = outbound.site;
         let spent = self.is_spent(&outbound);
-        if self.stopping.is_some() || spent || self.should_yield(site) {
+        let poorer = self.poorer_shard(site);
+        if self.stopping.is_some() || spent || poorer.is_some() {
+            if let Some(to) = poorer {
+                outbound.permit.promise(to);
+            }
             self.quit(outbound, now);
             return spent;
         }
-        if !self.has_work(site) {
+        if !self.has_work(site) && outbound.ahead.is_none() {
             self.go_idle(outbound, now);
             return false;
         }
         if !self.log.accepts_outcomes() {
+            self.return_ahead(&mut outbound, now);
             self.go_idle(outbound, now);
             self.touch(site);
             return false;
+        }
+        if outbound.ahead.is_some() {
+            self.begin_chosen(&mut outbound, now);
+            self.drive(outbound, now);
+            return true;
         }
         let Some(permits) = self.sites.get(site).map(|known| Arc::clone(&known.permits)) else { return false };
         if let Err(at) = permits.begin_transaction(now.instant) {
@@ -310,7 +335,7 @@ impl Core {
     }
 
     /// Whether a connection has carried as many messages as it should.
-    fn is_spent(&self, outbound: &Outbound) -> bool {
+    pub(super) fn is_spent(&self, outbound: &Outbound) -> bool {
         let site = self.sites.get(outbound.site).and_then(|known| known.permits.limits.messages_per_connection);
         let peer = outbound.client.peer().mail_max();
         [site, peer].into_iter().flatten().any(|most| outbound.carried >= most)
@@ -336,16 +361,21 @@ impl Core {
         let reused = outbound.carried > 1;
         let opening = outbound.phase == Phase::Opening;
         let idle = matches!(outbound.phase, Phase::Idle(_));
-        self.give_up(outbound);
+        self.give_up(outbound, now);
         // Other connections to the site work: then it is this message, or chance, and no reason to stop. The message waits
         // for its retry, so that it does not break one connection after the other.
         let others_work = self.sites.get(outbound.site).is_some_and(|known| known.working > 0);
         let at_first_word = matches!(failure.stage, Stage::Idle | Stage::Mail);
+        // Of a message that went ahead nothing was sent yet: the habit is to blame, neither it nor the host.
+        let went_ahead = outbound.began_ahead && matches!(failure.stage, Stage::Mail | Stage::Recipient | Stage::Data);
+        if went_ahead {
+            self.ahead_failed(outbound, &failure);
+        }
         if let Some(work) = outbound.work.as_mut() {
             let decided_some = work.outcomes.iter().any(Option::is_some);
             // A peer that closes a connection it has kept before it answers to the first word has not read the rest.
             let unread = reused && failure.stage == Stage::Mail && matches!(failure.kind, FailureKind::Closed(_));
-            let its_own = others_work && !(reused && at_first_word);
+            let its_own = others_work && !(reused && at_first_word) && !went_ahead;
             if (failure.after_final_dot && !unread) || decided_some || its_own {
                 let reply = failure_reply(&failure, &what);
                 let outcome = AttemptOutcome {
@@ -371,7 +401,7 @@ impl Core {
         }
         // A peer that closes a connection it has served before, between transactions, does nothing wrong.
         let between = idle || (reused && failure.stage == Stage::Mail && !matches!(failure.kind, FailureKind::Timeout));
-        if opening || !(between || others_work) {
+        if opening || !(between || others_work || went_ahead) {
             self.host_failed(outbound.site, outbound.address, &reason, now);
         }
         self.touch(outbound.site);

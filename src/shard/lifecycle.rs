@@ -106,7 +106,7 @@ impl Core {
             if inbound {
                 self.inbound_shutdown(id);
             } else {
-                self.quit_if_idle(id, now);
+                self.quit_if_idle(id, None, now);
             }
         }
     }

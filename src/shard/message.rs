@@ -6,7 +6,7 @@ use crate::id::MessageId;
 use crate::io::dns::Resolution;
 use crate::metrics::ShardMetrics;
 use crate::shard::attempt::AttemptOutcome;
-use crate::shard::permits::SitePermits;
+use crate::shard::permits::{ConnectionPermit, SitePermits};
 use crate::smtp::client::Transaction;
 use bytes::Bytes;
 use ringpost_spool::{ContentRef, RecoveredMessage, RecoveredSegment, SegmentId};
@@ -53,6 +53,8 @@ pub enum ToShard {
         /// The site's place in the registry.
         site: u32,
     },
+    /// A permit of a site this shard waits for, from one that had more. Full: it is free for whoever asks.
+    Permit(ConnectionPermit),
     /// A permit of a site this shard waits for may be free. Full: dropped, the shard asks again at its next tick.
     PermitFreed {
         /// The site's place in the registry.

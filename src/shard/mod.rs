@@ -1,5 +1,6 @@
 //! One shard of the relay: pure in itself ([`core::Core`]), run by src/io or by the simulator.
 pub mod admin;
+pub mod ahead;
 pub mod attempt;
 pub mod connections;
 pub mod core;
@@ -13,6 +14,7 @@ pub mod permits;
 pub mod retained;
 pub mod router;
 pub mod settings;
+mod sharing;
 pub mod site;
 pub mod storing;
 pub mod tenants;

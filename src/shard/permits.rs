@@ -118,17 +118,20 @@ impl SitePermits {
         self.waiting[usize::from(shard) / 64].load(Ordering::Acquire) & 1 << (shard % 64) != 0
     }
 
-    /// Whether another shard waits that has so few connections that one of `shard`'s would make them more equal.
-    /// Never true for both of two shards, so that connections do not go to and fro.
-    pub fn poorer_waits(&self, shard: u8) -> bool {
+    /// The poorest of the other shards that wait, if it has so few connections that one of `shard`'s would make them more
+    /// equal. Never so for both of two shards, so that connections do not go to and fro.
+    pub fn poorer_waiting(&self, shard: u8) -> Option<u8> {
         // Asked behind every transaction; mostly nobody waits.
         if self.waiting.iter().all(|word| word.load(Ordering::Acquire) == 0) {
-            return false;
+            return None;
         }
         let own = self.held_by(shard);
-        own > 1
-            && (0..self.held.len() as u8)
-                .any(|other| other != shard && self.waits(other) && self.held_by(other) + 1 < own)
+        (0..self.held.len() as u8)
+            .filter(|&other| other != shard && self.waits(other))
+            .map(|other| (self.held_by(other), other))
+            .filter(|&(held, _)| held + 1 < own)
+            .min()
+            .map(|(_, other)| other)
     }
 
     /// `shard` no longer waits.
@@ -184,6 +187,26 @@ fn spacing(rate: Rate) -> (u64, u64) {
 pub struct ConnectionPermit {
     site: Arc<SitePermits>,
     shard: u8,
+}
+
+impl ConnectionPermit {
+    /// The site that it is for.
+    pub fn site(&self) -> &Arc<SitePermits> {
+        &self.site
+    }
+
+    /// The shard that has it, or gets it when its connection has ended.
+    pub fn shard(&self) -> u8 {
+        self.shard
+    }
+
+    /// Counts for another shard from now on: a connection may take seconds to end, and until then nobody shall find this
+    /// shard too rich, or that one too poor.
+    pub fn promise(&mut self, to: u8) {
+        self.site.held[usize::from(to)].fetch_add(1, Ordering::AcqRel);
+        self.site.held[usize::from(self.shard)].fetch_sub(1, Ordering::AcqRel);
+        self.shard = to;
+    }
 }
 
 impl Drop for ConnectionPermit {
@@ -283,12 +306,14 @@ mod tests {
         let mut held: Vec<_> = [0, 0, 1].into_iter().filter_map(|shard| site.connect(shard)).collect();
         assert!(held.len() == 3 && site.connect(1).is_none());
         assert!(site.wait(1) && !site.wait(1));
-        assert!(!site.poorer_waits(0), "two and one are as equal as three can be");
+        assert_eq!(site.poorer_waiting(0), None, "two and one are as equal as three can be");
         assert!(site.wait(2));
-        assert!(site.poorer_waits(0) && !site.poorer_waits(1));
-        held.remove(0);
-        held.extend(site.connect(2));
-        assert!((0..4).all(|shard| !site.poorer_waits(shard)));
+        assert_eq!((site.poorer_waiting(0), site.poorer_waiting(1)), (Some(2), None));
+        held[0].promise(2);
+        assert!((0..4).all(|shard| site.poorer_waiting(shard).is_none()), "what is promised counts at once");
+        assert!(site.connect(2).is_none(), "and is not free");
+        held.clear();
+        assert!((0..4).all(|shard| site.held_by(shard) == 0) && site.connections() == 0);
     }
 
     #[test]

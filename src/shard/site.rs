@@ -6,14 +6,15 @@
 use crate::clock::{Instant, Now};
 use crate::event::Event;
 use crate::io::dns::{DnsFailure, Query};
-use crate::io::handler::{Command, ConnId};
-use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, IDLE_YIELD, NO_TLS_MEMORY, RESOLVE_AGAIN};
+use crate::io::handler::ConnId;
+use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY, RESOLVE_AGAIN};
 use crate::queue::{Pick, SiteId};
 use crate::reply::Reply;
+use crate::shard::ahead::AheadHabit;
 use crate::shard::attempt::{AttemptOutcome, Verdict};
 use crate::shard::core::Core;
-use crate::shard::message::{Lease, ToShard};
-use crate::shard::permits::SitePermits;
+use crate::shard::message::Lease;
+use crate::shard::permits::{ConnectionPermit, SitePermits};
 use crate::shard::settings::{HostSpec, Target};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -33,6 +34,8 @@ pub struct Host {
     pub failures: u32,
     /// STARTTLS broke here: not used before this where TLS is opportunistic.
     pub no_tls_until: Instant,
+    /// Whether it takes commands behind a content.
+    pub ahead: AheadHabit,
 }
 
 /// Why and until when a site is not tried.
@@ -71,6 +74,8 @@ pub struct Site {
     pub guests: VecDeque<Box<Lease>>,
     /// Whether a guest goes next.
     pub guests_turn: bool,
+    /// A permit that another shard has passed on, while it is decided what becomes of it.
+    pub(super) granted: Option<ConnectionPermit>,
     /// In the list of sites to pump.
     dirty: bool,
     /// A wake-up is planned for this instant.
@@ -92,6 +97,7 @@ impl Site {
             down: None,
             guests: VecDeque::new(),
             guests_turn: false,
+            granted: None,
             dirty: false,
             wake: Instant::MAX,
             asked: Instant::ZERO,
@@ -109,6 +115,7 @@ impl Site {
                 down_until: Instant::ZERO,
                 failures: 0,
                 no_tls_until: Instant::ZERO,
+                ahead: AheadHabit::Unknown { served: 0 },
             }));
         }
         self.hosts_until = until;
@@ -221,7 +228,7 @@ impl Core {
         }
     }
 
-    fn pump(&mut self, site: SiteId, now: Now) {
+    pub(super) fn pump(&mut self, site: SiteId, now: Now) {
         if self.stopping.is_some() || self.settings.hold {
             return;
         }
@@ -261,7 +268,8 @@ impl Core {
                 return;
             };
             let address = known.hosts[host].address;
-            let Some(permit) = known.permits.connect(self.shard) else {
+            let permit = known.granted.take().or_else(|| known.permits.connect(self.shard));
+            let Some(permit) = permit else {
                 let new = known.permits.wait(self.shard);
                 // A permit may have come free between the two lines above: whoever freed it did not see us.
                 match known.permits.connect(self.shard) {
@@ -436,66 +444,6 @@ impl Core {
         }
         self.touch(site);
         self.event(Event::SiteState { site: name, state: format!("STARTTLS of {address} is broken: {reason}").into() });
-    }
-
-    /// A connection of this shard to the site is gone, and its permit free: whoever waits is told, in turn.
-    pub(super) fn connection_gone(&mut self, site: SiteId) {
-        let shard = self.shard;
-        let Some(known) = self.sites.get_mut(site) else { return };
-        known.open -= 1;
-        match known.permits.next_waiting(shard) {
-            Some(next) if next != shard => {
-                let message = ToShard::PermitFreed { site: site.0 };
-                self.commands.push_back(Command::Post { shard: next, message });
-            }
-            _ => self.touch(site),
-        }
-    }
-
-    /// Whether this shard should give up a connection to one that has fewer.
-    pub(super) fn should_yield(&self, site: SiteId) -> bool {
-        self.sites.get(site).is_some_and(|known| known.permits.poorer_waits(self.shard))
-    }
-
-    /// Tells the shards that hold connections that this one waits for some.
-    fn ask_for_permits(&mut self, site: SiteId) {
-        let Some(known) = self.sites.get(site) else { return };
-        for shard in (0..self.shards).filter(|&shard| shard != self.shard && known.permits.held_by(shard) > 0) {
-            let message = ToShard::PermitWanted { site: site.0 };
-            self.commands.push_back(Command::Post { shard, message });
-        }
-    }
-
-    /// Gives up a connection without work while another shard waits: at once to a poorer one, else when it has had none
-    /// for [`IDLE_YIELD`]. Who yielded each connection in the moment between two messages would open it again.
-    fn yield_idle(&mut self, site: SiteId, now: Now) {
-        let poorer = self.should_yield(site);
-        let Some(known) = self.sites.get(site) else { return };
-        let Some(&longest) = known.idle.first() else { return };
-        if known.permits.next_waiting(self.shard).is_none_or(|next| next == self.shard) {
-            return;
-        }
-        let Some(since) = self.connections.idle_since(longest) else { return };
-        let at = since.after(IDLE_YIELD);
-        if poorer || at <= now.instant {
-            self.quit_if_idle(longest, now);
-            self.wake_site(site, now.instant.after(IDLE_YIELD));
-        } else {
-            self.wake_site(site, at);
-        }
-    }
-
-    /// Shards that wait for a permit ask again now and then: the word that one is free may have been lost.
-    pub(super) fn retry_waiting_sites(&mut self) {
-        let waits = |(site, known): &(SiteId, &Site)| self.queue.ready_count(*site) > 0 || !known.guests.is_empty();
-        let waiting: Vec<SiteId> = self.sites.iter().filter(waits).map(|(site, _)| site).collect();
-        for site in waiting {
-            if let Some(known) = self.sites.get(site) {
-                // So that the others are asked again too.
-                known.permits.wait_no_more(self.shard);
-            }
-            self.touch(site);
-        }
     }
 
     /// Ends the waiting of recipients whose time is over at sites that have been down, a few at a time.

@@ -40,6 +40,14 @@ pub(super) struct Work {
 const DAMAGED: &str = "the stored content is damaged (its checksum differs)";
 
 impl Work {
+    /// The whole content is there.
+    pub(super) fn set_content(&mut self, chunks: Vec<Bytes>) {
+        self.head = chunks.first().cloned();
+        if let Some(transaction) = &mut self.transaction {
+            transaction.content = OutgoingContent::Whole(chunks);
+        }
+    }
+
     /// Takes note of the next piece of streamed content. True when it is the last one and the whole is not what was
     /// stored; the spool itself can compare only what it reads at once.
     fn is_damaged_by(&mut self, piece: &Bytes) -> bool {
@@ -72,6 +80,11 @@ impl Core {
     pub(super) fn content_read(&mut self, op: OpId, result: Result<Bytes, String>, now: Now) {
         let Some(conn) = self.fetching.remove(&op) else { return };
         let Some(mut outbound) = self.connections.take_outbound(conn) else { return };
+        if outbound.ahead.as_ref().is_some_and(|ahead| ahead.fetching == Some(op)) {
+            self.ahead_read(&mut outbound, result.ok(), now);
+            self.drive(outbound, now);
+            return;
+        }
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(what) => {
@@ -95,12 +108,16 @@ impl Core {
     }
 
     fn begin(&mut self, outbound: &mut Outbound, bytes: Bytes, now: Now) {
+        if let Some(work) = outbound.work.as_mut() {
+            work.set_content(vec![bytes]);
+        }
+        self.begin_whole(outbound, now);
+    }
+
+    /// Begins with work whose content is there.
+    pub(super) fn begin_whole(&mut self, outbound: &mut Outbound, now: Now) {
         outbound.phase = Phase::Busy;
-        if let Some(work) = outbound.work.as_mut()
-            && let Some(mut transaction) = work.transaction.take()
-        {
-            work.head = Some(bytes.clone());
-            transaction.content = OutgoingContent::Whole(vec![bytes]);
+        if let Some(transaction) = outbound.work.as_mut().and_then(|work| work.transaction.take()) {
             outbound.client.begin(transaction, now.instant);
         }
     }
@@ -126,7 +143,7 @@ impl Core {
         }
         self.finish_work(outbound, now);
         let was_busy = outbound.phase == Phase::Busy;
-        self.give_up(outbound);
+        self.give_up(outbound, now);
         if was_busy {
             // The content is cut short: no way out but to break the connection, so that the peer drops it.
             self.close(outbound.conn, false);
@@ -182,22 +199,28 @@ impl Core {
         now: Now,
     ) {
         outbound.phase = Phase::Busy;
-        if let Some(chunks) = held {
-            work.head = chunks.first().cloned();
-            if let Some(mut transaction) = work.transaction.take() {
-                transaction.content = OutgoingContent::Whole(chunks);
-                outbound.client.begin(transaction, now.instant);
+        outbound.began_ahead = false;
+        let spilled = work.content.spilled;
+        let fetching = match held {
+            Some(chunks) => {
+                work.set_content(chunks);
+                None
             }
-        } else if work.content.spilled {
-            if let Some(transaction) = work.transaction.take() {
-                outbound.client.begin(transaction, now.instant);
-            }
-        } else {
-            let op = self.log.read_content(work.id.0, work.content, 0, work.content.len);
-            outbound.phase = Phase::Fetching(op);
-            self.fetching.insert(op, outbound.conn);
-        }
+            None if spilled => None,
+            None => Some(self.fetch_content(&work, outbound.conn)),
+        };
         outbound.work = Some(work);
+        match fetching {
+            Some(op) => outbound.phase = Phase::Fetching(op),
+            None => self.begin_whole(outbound, now),
+        }
+    }
+
+    /// Asks the spool for the content of a piece of work, for this connection.
+    pub(super) fn fetch_content(&mut self, work: &Work, conn: ConnId) -> OpId {
+        let op = self.log.read_content(work.id.0, work.content, 0, work.content.len);
+        self.fetching.insert(op, conn);
+        op
     }
 
     pub(super) fn note_outcome(&mut self, outbound: &mut Outbound, index: usize, outcome: RecipientOutcome, now: Now) {
@@ -229,6 +252,7 @@ impl Core {
             *place = Some(outcome);
         }
         if work.outcomes.iter().all(Option::is_some) {
+            self.judge_ahead(outbound);
             self.finish_work(outbound, now);
         }
     }
@@ -238,7 +262,12 @@ impl Core {
         let Some(work) = outbound.work.take() else { return };
         let took = now.instant.since(work.began);
         self.metrics.attempt_us.saturating_record(took.as_micros() as u64);
-        let Work { owner, id, recipients, outcomes, head, .. } = *work;
+        self.hand_over(*work, outbound.site, now);
+    }
+
+    /// Hands what was decided of a piece of work to the message's owner, and gives back the rest.
+    pub(super) fn hand_over(&mut self, work: Work, site: SiteId, now: Now) {
+        let Work { owner, id, recipients, outcomes, head, .. } = work;
         let mut decided = Vec::with_capacity(recipients.len());
         let mut undecided = Vec::new();
         for (&recipient, outcome) in recipients.iter().zip(outcomes) {
@@ -253,7 +282,7 @@ impl Core {
                 self.conclude(slot, decided, head, now);
             }
             Owner::Elsewhere { home, slot } => {
-                let site = outbound.site.0;
+                let site = site.0;
                 let (by, outcomes) = (self.shard, decided);
                 self.end_lease(home, LeaseEnded { by, slot, id, site, recipients, outcomes, not_before: None });
             }

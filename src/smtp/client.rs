@@ -15,7 +15,7 @@ pub use super::client_transaction::{OutgoingContent, OutgoingRecipient, Transact
 pub use super::peer::Peer;
 
 use super::client_content::ContentPieces;
-use super::client_exchange::Current;
+use super::client_exchange::{Ahead, Current};
 use crate::clock::Instant;
 use crate::reply::{Reply, ReplyReader};
 use bytes::Bytes;
@@ -51,6 +51,11 @@ pub(super) enum Outgoing {
         bytes: Bytes,
         replies: usize,
     },
+    /// The same, of the next transaction: stands behind the end of the content before.
+    Ahead {
+        bytes: Bytes,
+        replies: usize,
+    },
     Content(ContentPieces),
 }
 
@@ -58,9 +63,10 @@ pub(super) enum Outgoing {
 #[derive(Debug)]
 pub(super) enum Telling {
     Event(ClientEvent),
-    /// One outcome for all recipients from `next` on that have none yet.
+    /// One outcome for all recipients from `next` on that are not decided yet.
     Verdict {
         outcome: RecipientOutcome,
+        decided: Vec<bool>,
         next: usize,
     },
 }
@@ -79,6 +85,8 @@ pub struct Client {
     secure: bool,
     pub(super) peer: Peer,
     pub(super) current: Option<Box<Current>>,
+    /// The transaction behind it, whose commands have gone out already; nothing of its content has.
+    pub(super) ahead: Option<Box<Current>>,
     pub(super) outgoing: VecDeque<Outgoing>,
     pub(super) telling: VecDeque<Telling>,
     /// A piece of content was asked for and has not come.
@@ -98,6 +106,7 @@ impl Client {
             secure: false,
             peer: Peer::default(),
             current: None,
+            ahead: None,
             outgoing: VecDeque::new(),
             telling: VecDeque::new(),
             wanting: false,
@@ -155,6 +164,35 @@ impl Client {
         self.state = State::Transaction;
         self.send_envelope();
         self.arm(now);
+    }
+
+    /// Whether [`Client::begin_ahead`] is possible: the content of the transaction under way has gone out by DATA, and only
+    /// its final reply is awaited.
+    pub fn may_begin_ahead(&self) -> bool {
+        self.state == State::Transaction
+            && self.ahead.is_none()
+            && self.current.as_ref().is_some_and(|current| current.allows_next())
+    }
+
+    /// Sends the commands of the next transaction behind the content of the one under way, without waiting for its final
+    /// reply: RFC 2920 3.1 lets a content be the first of a group. [`ClientEvent::Next`] comes when the one under way is
+    /// decided. Nothing of the next content goes before the peer has answered to DATA, so that whatever breaks before has
+    /// no effect on it. Replies that speak of a peer that has lost commands end the connection; in a `trial` all do that
+    /// refuse.
+    ///
+    /// # Errors
+    /// Gives the transaction back where it is not possible: the peer lacks what it needs, or it is not the time.
+    pub fn begin_ahead(&mut self, transaction: Transaction, trial: bool) -> Result<(), Box<Transaction>> {
+        let obstacle = transaction.obstacle(&self.peer, self.config.assume_8bitmime).is_some();
+        if !self.may_begin_ahead() || obstacle || transaction.recipients.is_empty() {
+            return Err(Box::new(transaction));
+        }
+        let mut next = Current::new(transaction, false, true);
+        next.ahead = if trial { Ahead::Trial } else { Ahead::Known };
+        let (bytes, replies) = next.data_flight(&self.peer);
+        self.outgoing.push_back(Outgoing::Ahead { bytes, replies });
+        self.ahead = Some(Box::new(next));
+        Ok(())
     }
 
     /// The next bytes of a streamed content, in order: the answer to [`ClientEvent::WantContent`]. Empty bytes say
@@ -221,7 +259,7 @@ impl Client {
     /// The next bytes to send, never empty; None when there are none for now. Ask again when they were written.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
         match self.outgoing.front_mut()? {
-            Outgoing::Command { bytes, replies } => {
+            Outgoing::Command { bytes, replies } | Outgoing::Ahead { bytes, replies } => {
                 let bytes = std::mem::take(bytes);
                 self.owed += *replies;
                 self.outgoing.pop_front();
@@ -242,10 +280,8 @@ impl Client {
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
         while let Some(telling) = self.telling.front_mut() {
             match telling {
-                Telling::Verdict { outcome, next } => {
-                    let decided = self.current.as_mut().map_or(&mut [][..], |current| &mut current.decided);
+                Telling::Verdict { outcome, decided, next } => {
                     if let Some(index) = (*next..decided.len()).find(|&index| !decided[index]) {
-                        decided[index] = true;
                         *next = index + 1;
                         return Some(ClientEvent::Recipient { index, outcome: outcome.clone() });
                     }
@@ -253,9 +289,6 @@ impl Client {
                 }
                 Telling::Event(_) => {
                     let Some(Telling::Event(event)) = self.telling.pop_front() else { return None };
-                    if matches!(event, ClientEvent::Ready) {
-                        self.current = None;
-                    }
                     return Some(event);
                 }
             }
@@ -371,6 +404,7 @@ impl Client {
     /// Nothing is under way any more; Ready, unless the owner still owes a piece of content.
     pub(super) fn rest(&mut self, now: Instant) {
         self.state = if self.wanting { State::Surplus } else { State::Idle };
+        self.current = None;
         if self.state == State::Idle {
             self.tell(ClientEvent::Ready);
         }
@@ -422,8 +456,13 @@ impl Client {
     /// The peer may have taken the message for a recipient that has no outcome: all of it was handed out.
     fn is_uncertain(&self) -> bool {
         self.state == State::Transaction
-            && self.outgoing.is_empty()
+            && !self.content_left()
             && self.current.as_ref().is_some_and(|current| current.is_uncertain())
+    }
+
+    /// Something of the transaction under way is yet to be handed out.
+    pub(super) fn content_left(&self) -> bool {
+        self.outgoing.iter().any(|outgoing| !matches!(outgoing, Outgoing::Ahead { .. }))
     }
 
     fn stage(&self) -> Stage {

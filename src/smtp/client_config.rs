@@ -66,6 +66,9 @@ pub struct ClientConfig {
     pub chunking: bool,
     /// Use PIPELINING where offered.
     pub pipelining: bool,
+    /// Send the next transaction's commands behind a content, without waiting for its final reply, where the owner finds
+    /// that the peer takes it.
+    pub pipelined_messages: bool,
     /// How long to wait.
     pub timeouts: ClientTimeouts,
 }

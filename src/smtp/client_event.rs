@@ -127,6 +127,8 @@ impl fmt::Display for ClientFailure {
 pub enum ClientEvent {
     /// A transaction may begin: after the greetings, and again after each transaction.
     Ready,
+    /// The transaction under way is decided, and the one that was begun ahead has taken its place.
+    Next,
     /// The peer agreed to STARTTLS: the owner runs the handshake, then calls `handle_tls_started`.
     StartTls,
     /// The owner shall answer with `provide_content`. At most one such wish is open at a time, and no Ready

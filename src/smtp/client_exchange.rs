@@ -9,8 +9,9 @@ use super::client::{Client, ClientTimeouts, State, Telling};
 use super::client_content::{ContentPieces, LineState};
 use super::client_event::{ClientEvent, RecipientOutcome, Stage};
 use super::client_transaction::{OutgoingContent, Transaction};
+use super::peer::Peer;
 use crate::clock::Instant;
-use crate::limits::{CLIENT_CHUNKS_UNANSWERED_MAX, CLIENT_CONTENT_PIECE_OCTETS_MAX};
+use crate::limits::{CLIENT_AHEAD_TIME, CLIENT_CHUNKS_UNANSWERED_MAX, CLIENT_CONTENT_PIECE_OCTETS_MAX};
 use crate::reply::Reply;
 use bytes::Bytes;
 use std::time::Duration;
@@ -33,7 +34,16 @@ pub(super) enum Transfer {
     Chunks,
 }
 
-/// The transaction under way. Kept, too, until the owner has fetched the last outcome.
+/// Whether a transaction began behind the content of another.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    No,
+    /// At a peer that may not take it: nothing it refuses before the content counts.
+    Trial,
+    Known,
+}
+
+/// The transaction under way.
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) transaction: Transaction,
@@ -43,6 +53,7 @@ pub(super) struct Current {
     transfer: Transfer,
     /// The commands go in flights; otherwise each waits for the reply to the one before.
     pipelined: bool,
+    pub(super) ahead: Ahead,
     /// DATA, or BDAT with the content, went with the envelope.
     one_flight: bool,
     /// The peer took MAIL, so a transaction is open there.
@@ -71,6 +82,10 @@ impl Client {
         if !expected {
             // Behind a refused MAIL or BDAT only consumption matters, but the framing must still be right.
             return self.fail_unexpected(&reply);
+        }
+        if current.has_lost_commands(&reply) {
+            let text = format!("commands behind a content were not understood: {reply}");
+            return self.fail_protocol(&text);
         }
         match current.step {
             Step::Mail if class == 2 => {
@@ -103,7 +118,7 @@ impl Client {
 
     /// A reply to a chunk, or to the end of the content.
     fn handle_content_reply(&mut self, reply: Reply, now: Instant) {
-        let content_left = !self.outgoing.is_empty();
+        let content_left = self.content_left();
         let Some(current) = self.current.as_mut() else { return };
         current.chunks_unanswered = current.chunks_unanswered.saturating_sub(1);
         let last = current.end_queued && current.chunks_unanswered == 0;
@@ -145,7 +160,7 @@ impl Client {
     /// The recipients before `next` are answered.
     fn after_recipient(&mut self, next: usize, now: Instant) {
         let Some(current) = self.current.as_mut() else { return };
-        if next < current.decided.len() {
+        if next < current.transaction.recipients.len() {
             return self.ask_recipient(next);
         }
         if current.one_flight {
@@ -178,19 +193,19 @@ impl Client {
     /// Sends MAIL, and in a flight all that goes with it.
     pub(super) fn send_envelope(&mut self) {
         let Some(current) = self.current.as_mut() else { return };
-        let transaction = &current.transaction;
-        let recipients = transaction.recipients.len();
-        let mut commands = Vec::with_capacity(if current.pipelined { transaction.commands_len() } else { 512 });
-        transaction.write_mail(&self.peer, &mut commands);
         if !current.pipelined {
-            return self.send(Bytes::from(commands), 1);
+            let mut command = Vec::with_capacity(512);
+            current.transaction.write_mail(&self.peer, &mut command);
+            return self.send(Bytes::from(command), 1);
         }
-        (0..recipients).for_each(|index| transaction.write_recipient(index, &self.peer, &mut commands));
+        if current.one_flight && current.transfer == Transfer::Data {
+            let (commands, replies) = current.data_flight(&self.peer);
+            return self.send(commands, replies);
+        }
+        let recipients = current.transaction.recipients.len();
+        let commands = current.envelope(&self.peer);
         if !current.one_flight {
             self.send(Bytes::from(commands), 1 + recipients);
-        } else if current.transfer == Transfer::Data {
-            commands.extend_from_slice(b"DATA\r\n");
-            self.send(Bytes::from(commands), 2 + recipients);
         } else {
             self.send_chunk_behind(commands, 1 + recipients);
         }
@@ -284,12 +299,17 @@ impl Client {
         if let Some(current) = self.current.as_mut().filter(|current| !current.settled) {
             current.settled = true;
             current.accepted = 0;
-            self.telling.push_back(Telling::Verdict { outcome, next: 0 });
+            let decided = std::mem::take(&mut current.decided);
+            self.telling.push_back(Telling::Verdict { outcome, decided, next: 0 });
         }
     }
 
     /// All replies of the transaction have come. A transaction left open at the peer is cleared away.
     fn finish(&mut self, now: Instant) {
+        if let Some(next) = self.ahead.take() {
+            self.current = Some(next);
+            return self.tell(ClientEvent::Next);
+        }
         if !self.current.as_ref().is_some_and(|current| current.open) {
             return self.rest(now);
         }
@@ -308,6 +328,7 @@ impl Current {
             step: Step::Mail,
             transfer: if chunking { Transfer::Chunks } else { Transfer::Data },
             pipelined,
+            ahead: Ahead::No,
             // A streamed content is big: it is not pushed at a peer that may refuse every recipient.
             one_flight: pipelined && (whole || !chunking),
             open: false,
@@ -319,6 +340,39 @@ impl Current {
             chunks_unanswered: 0,
             transaction,
         }
+    }
+
+    /// MAIL and RCPT for all recipients.
+    fn envelope(&self, peer: &Peer) -> Vec<u8> {
+        let mut commands = Vec::with_capacity(self.transaction.commands_len());
+        self.transaction.write_mail(peer, &mut commands);
+        (0..self.transaction.recipients.len())
+            .for_each(|index| self.transaction.write_recipient(index, peer, &mut commands));
+        commands
+    }
+
+    /// The same and DATA, and how many replies are owed to it.
+    pub(super) fn data_flight(&self, peer: &Peer) -> (Bytes, usize) {
+        let mut commands = self.envelope(peer);
+        commands.extend_from_slice(b"DATA\r\n");
+        (Bytes::from(commands), 2 + self.transaction.recipients.len())
+    }
+
+    /// This reply to a transaction that began ahead is that of a peer which threw away what stood behind the content.
+    fn has_lost_commands(&self, reply: &Reply) -> bool {
+        let before_content = matches!(self.step, Step::Mail | Step::Recipient(_) | Step::Data);
+        match self.ahead {
+            Ahead::No => false,
+            Ahead::Trial => before_content && matches!(reply.code / 100, 4 | 5),
+            // Unknown command, bad sequence.
+            Ahead::Known => before_content && matches!(reply.code, 500 | 503),
+        }
+    }
+
+    /// The next transaction's commands may stand behind the end of this one's content.
+    pub(super) fn allows_next(&self) -> bool {
+        let by_data = self.pipelined && self.transfer == Transfer::Data;
+        by_data && self.step == Step::Final && self.accepted > 0 && !self.settled
     }
 
     /// What the next reply answers.
@@ -351,6 +405,8 @@ impl Current {
             (true, Transfer::Chunks) => timeouts.final_dot,
         };
         match self.step {
+            // A peer that has thrown the commands away would never answer.
+            Step::Mail if self.ahead != Ahead::No => timeouts.mail.min(CLIENT_AHEAD_TIME),
             Step::Mail if self.pipelined => timeouts.mail.max(timeouts.rcpt).max(last),
             Step::Mail => timeouts.mail,
             Step::Recipient(_) => timeouts.rcpt.max(last),

@@ -1,6 +1,7 @@
 //! Tests of the SMTP client: joined with a small peer over all combinations of extensions, state by state against
 //! scripted replies, and against arbitrary bytes.
 
+mod ahead;
 mod broken_off;
 mod own_server;
 mod starttls;
@@ -30,6 +31,7 @@ fn config(tls: TlsUse) -> ClientConfig {
         assume_8bitmime: false,
         chunking: true,
         pipelining: true,
+        pipelined_messages: true,
         timeouts: ClientTimeouts::default(),
     }
 }
@@ -561,6 +563,10 @@ proptest! {
                         open = 2;
                         client.begin(transaction(&["b@x", "c@x"], content, whole.then_some(5)), now);
                     }
+                    ClientEvent::Next => {
+                        prop_assert!(open == 0 && !wants);
+                        open = 2;
+                    }
                     ClientEvent::StartTls => client.handle_tls_started(now),
                     ClientEvent::WantContent { offset, max } => {
                         prop_assert!(!wants && max > 0);
@@ -574,6 +580,9 @@ proptest! {
                         open -= 1;
                     }
                     ClientEvent::Failed(_) | ClientEvent::Closed => over = true,
+                }
+                if client.may_begin_ahead() && turn % 3 > 0 {
+                    prop_assert!(client.begin_ahead(transaction(&["b@x", "c@x"], content, Some(5)), turn % 3 > 1).is_ok());
                 }
                 while client.poll_transmit().is_some() {}
             }

@@ -332,6 +332,7 @@ fn route(name: &str, host: IpAddr, chunking: bool) -> Route {
             assume_8bitmime: false,
             chunking: true,
             pipelining: true,
+            pipelined_messages: true,
             timeouts: ClientTimeouts::default(),
         }),
         connect_timeout: Duration::from_secs(5),

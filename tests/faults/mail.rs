@@ -295,6 +295,18 @@ pub fn stall(mut stream: &TcpStream) -> io::Result<()> {
 
 /// An ordinary destination. With `stall_at_dot` it takes the content and never says so.
 pub fn serve(shared: &Shared, number: usize, stream: TcpStream, stall_at_dot: bool) -> io::Result<()> {
+    serve_with(shared, number, stream, &mut |_, stream| if stall_at_dot { stall(stream.get_ref()).map(|()| false) } else { Ok(true) })
+}
+
+/// An ordinary destination, save that `at_dot` is called with the connection's number of contents and its input before
+/// a content counts as arrived; false ends the connection.
+pub fn serve_with(
+    shared: &Shared,
+    number: usize,
+    stream: TcpStream,
+    at_dot: &mut dyn FnMut(usize, &mut BufReader<TcpStream>) -> io::Result<bool>,
+) -> io::Result<()> {
+    let mut contents = 0;
     let mut input = BufReader::new(stream.try_clone()?);
     let mut output = &stream;
     output.write_all(b"220 destination.example ESMTP\r\n")?;
@@ -323,8 +335,9 @@ pub fn serve(shared: &Shared, number: usize, stream: TcpStream, stall_at_dot: bo
             "DATA" => {
                 output.write_all(b"354 go on\r\n")?;
                 let content = read_content(&mut input)?;
-                if stall_at_dot {
-                    return stall(&stream);
+                contents += 1;
+                if !at_dot(contents, &mut input)? {
+                    return Ok(());
                 }
                 let mut arrived = shared.arrived.lock().unwrap_or_else(PoisonError::into_inner);
                 for recipient in recipients.drain(..) {

@@ -283,6 +283,7 @@ fn route(
             assume_8bitmime: random.chance(300),
             chunking: random.chance(800),
             pipelining: random.chance(800),
+            pipelined_messages: true,
             timeouts: ClientTimeouts {
                 banner: seconds(15),
                 hello: seconds(15),

@@ -451,6 +451,7 @@ fn shown_message(message: &ToShard) -> String {
         ToShard::LeaseEnded(ended) => {
             format!("LeaseEnded {} by s{} {:?} decided {}", ended.id, ended.by, ended.recipients, ended.outcomes.len())
         }
+        ToShard::Permit(permit) => format!("Permit {}", permit.site().index),
         ToShard::PermitFreed { site } => format!("PermitFreed {site}"),
         ToShard::PermitWanted { site } => format!("PermitWanted {site}"),
         ToShard::Recycled(segment) => format!("Recycled {segment}"),

@@ -123,10 +123,23 @@ fn our_own_server_gets_what_the_client_sends() {
             for chunk in [Some(3_000), None] {
                 let (mut peer, mut to_client) = OwnPeer::new(pipelining, chunking, starttls);
                 let mut client = new_client(config(TlsUse::Opportunistic));
-                let (mut outcomes, mut messages_left) = (Vec::new(), 3);
+                let (mut outcomes, mut messages_left, mut went_ahead) = (Vec::new(), 3, 0);
+                let message = || {
+                    let mut message = transaction(&["b@x.example", "no@x.example"], content, chunk);
+                    message.ret = Some(Ret::Full);
+                    message.envid = Some("id+2B".into());
+                    message.recipients[0].notify = Notify::new(true, true, false);
+                    message.recipients[0].orcpt = Some("rfc822;o@x.example".into());
+                    message
+                };
                 'conversation: loop {
                     if !to_client.is_empty() {
                         client.handle_input(&std::mem::take(&mut to_client), at(1));
+                    }
+                    if client.may_begin_ahead() && messages_left > 0 {
+                        messages_left -= 1;
+                        went_ahead += 1;
+                        client.begin_ahead(message(), false).expect("the peer lacks nothing");
                     }
                     while let Some(bytes) = client.poll_transmit() {
                         to_client.extend(peer.handle(&bytes));
@@ -136,13 +149,9 @@ fn our_own_server_gets_what_the_client_sends() {
                             ClientEvent::Ready if messages_left == 0 => client.quit(at(1)),
                             ClientEvent::Ready => {
                                 messages_left -= 1;
-                                let mut message = transaction(&["b@x.example", "no@x.example"], content, chunk);
-                                message.ret = Some(Ret::Full);
-                                message.envid = Some("id+2B".into());
-                                message.recipients[0].notify = Notify::new(true, true, false);
-                                message.recipients[0].orcpt = Some("rfc822;o@x.example".into());
-                                client.begin(message, at(1));
+                                client.begin(message(), at(1));
                             }
+                            ClientEvent::Next => {}
                             ClientEvent::StartTls => {
                                 assert!(std::mem::take(&mut peer.tls_due));
                                 peer.session.handle_tls_started(at(1), &mut Vec::new());
@@ -160,6 +169,7 @@ fn our_own_server_gets_what_the_client_sends() {
                     }
                 }
                 assert_eq!(client.secure(), starttls);
+                assert_eq!(went_ahead > 0, pipelining && !chunking, "{chunk:?}");
                 assert_eq!(outcomes.len(), 6);
                 let taken = !content.starts_with(b"refuse");
                 for (index, outcome) in outcomes {
