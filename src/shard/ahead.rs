@@ -114,7 +114,8 @@ impl Core {
             return;
         }
         ahead.begun = true;
-        if trial && let Some(host) = self.sites.get_mut(outbound.site).and_then(|known| known.host_mut(outbound.address))
+        if trial
+            && let Some(host) = self.sites.get_mut(outbound.site).and_then(|known| known.host_mut(outbound.address))
         {
             host.ahead = AheadHabit::Trying;
         }
@@ -163,9 +164,8 @@ impl Core {
 
     /// A message is decided: what does that say of its host?
     pub(super) fn judge_ahead(&mut self, outbound: &Outbound) {
-        let delivered = |work: &Work| {
-            work.outcomes.iter().flatten().any(|outcome| outcome.verdict == Verdict::Delivered)
-        };
+        let delivered =
+            |work: &Work| work.outcomes.iter().flatten().any(|outcome| outcome.verdict == Verdict::Delivered);
         let delivered = outbound.work.as_deref().is_some_and(delivered);
         let Some(host) = self.sites.get_mut(outbound.site).and_then(|known| known.host_mut(outbound.address)) else {
             return;

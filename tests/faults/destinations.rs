@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const SHORT: &str = "[route.timeouts]\nbanner = \"2s\"\nhello = \"2s\"\nmail = \"2s\"\nrcpt = \"2s\"\ndata = \"2s\"\nblock = \
                      \"2s\"\nfinal_dot = \"2s\"\n";
@@ -267,4 +268,30 @@ fn a_message_that_breaks_its_connection_stops_no_other_while_connections_work() 
     gate.store(true, Ordering::Release);
     ledger.wait_delivered(&setup, &destination);
     program.stop(&setup);
+}
+
+#[test]
+fn shards_that_share_a_distant_host_do_not_take_its_connections_from_each_other_for_ever() {
+    let mut setup = Setup::new("distant");
+    setup.top = "shards = 2\nhostname = \"relay.example\"\n".into();
+    let destination = Destination::start(true);
+    let (ledger, stop) = (Ledger::default(), Arc::new(AtomicBool::new(false)));
+    let listener = ringpost_load::engine::listen("127.0.0.1:0".parse().expect("an address"), false).expect("a port");
+    setup.next_hop = Some(listener.address);
+    let proxy = {
+        let (to, stop) = (destination.address, Arc::clone(&stop));
+        let round_trip = Duration::from_millis(40);
+        std::thread::spawn(move || ringpost_load::delay::run(listener, to, round_trip, &Arc::default(), &stop))
+    };
+    setup.route = "connections = 4\n".into();
+    let program = setup.start();
+    for number in 0..60 {
+        ledger.send(&setup, &format!("distant{number}"), 1000).expect("mail is taken");
+    }
+    ledger.wait_delivered(&setup, &destination);
+    program.stop(&setup);
+    stop.store(true, Ordering::Release);
+    proxy.join().expect("no panic").expect("the proxy works");
+    let connections = destination.connections();
+    assert!(connections <= 12, "{connections} connections for a limit of four");
 }

@@ -295,7 +295,9 @@ pub fn stall(mut stream: &TcpStream) -> io::Result<()> {
 
 /// An ordinary destination. With `stall_at_dot` it takes the content and never says so.
 pub fn serve(shared: &Shared, number: usize, stream: TcpStream, stall_at_dot: bool) -> io::Result<()> {
-    serve_with(shared, number, stream, &mut |_, stream| if stall_at_dot { stall(stream.get_ref()).map(|()| false) } else { Ok(true) })
+    serve_with(shared, number, stream, &mut |_, stream| {
+        if stall_at_dot { stall(stream.get_ref()).map(|()| false) } else { Ok(true) }
+    })
 }
 
 /// An ordinary destination, save that `at_dot` is called with the connection's number of contents and its input before

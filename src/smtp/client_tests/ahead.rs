@@ -47,7 +47,8 @@ fn a_refused_content_does_not_touch_the_next_message() {
 
 #[test]
 fn replies_of_a_peer_that_lost_commands_decide_nothing() {
-    for (trial, reply) in [(false, "503 no MAIL"), (false, "500 what?"), (true, "550 5.1.1 no"), (true, "451 4.0.0 no")] {
+    for (trial, reply) in [(false, "503 no MAIL"), (false, "500 what?"), (true, "550 5.1.1 no"), (true, "451 4.0.0 no")]
+    {
         for before in ["", "250 ok\r\n", "250 ok\r\n250 ok\r\n"] {
             let mut client = gone_ahead(trial);
             let (_, events) = told(&mut client, &format!("250 2.0.0 stored\r\n{before}{reply}\r\n"));
