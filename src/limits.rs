@@ -72,6 +72,8 @@ pub const IDLE_YIELD: Duration = Duration::from_millis(50);
 pub const CLIENT_AHEAD_TIME: Duration = Duration::from_secs(30);
 /// So many messages a host must have taken on ordinary terms before commands behind a content are tried there.
 pub const AHEAD_TRIAL: u8 = 8;
+/// So many messages a site's only connection carries while other sites wait for room.
+pub const ROOM_SHARE: u32 = 50;
 /// How long a PROXY header or a TLS handshake may take to come.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a stop waits for transactions under way.

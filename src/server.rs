@@ -146,7 +146,9 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     let tls = tls_setup(config, log)?;
     let services = Services::bind(config)?;
 
-    let settings = Arc::new(config::settings::settings(config, services.sandbox_address()));
+    let mut settings = config::settings::settings(config, services.sandbox_address());
+    settings.max_outgoing = settings.max_outgoing.min(machine.outgoing_per_shard(shards));
+    let settings = Arc::new(settings);
     let registry = SiteRegistry::new(Arc::clone(&settings), shards);
     let disk = StdDisk::open(directory.path()).map_err(|cause| ServeError::Spool(cause.to_string()))?;
     let mut snapshot = Snapshot::take(&disk).map_err(|cause| ServeError::Spool(cause.to_string()))?;

@@ -337,6 +337,7 @@ fn check_limits(config: &Config) -> Result<(), Problem> {
     for (key, value) in [
         ("sessions", limits.sessions),
         ("sessions_per_client", limits.sessions_per_client),
+        ("outgoing", limits.outgoing),
         ("commands", limits.commands as usize),
         ("errors", limits.errors as usize),
         ("transactions", limits.transactions as usize),

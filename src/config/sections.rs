@@ -370,6 +370,8 @@ pub struct LimitsSection {
     pub sessions: usize,
     /// Sessions of one client address (IPv6: of one /64), for each shard.
     pub sessions_per_client: usize,
+    /// Connections to destinations, for each shard.
+    pub outgoing: usize,
     /// Whether clients on loopback have no limit of their own.
     pub loopback_exempt: bool,
     /// Commands in one session.
@@ -399,6 +401,7 @@ impl Default for LimitsSection {
             recipients: 1_000,
             sessions: 10_000,
             sessions_per_client: 50,
+            outgoing: 10_000,
             loopback_exempt: false,
             commands: 1_000_000,
             errors: 20,

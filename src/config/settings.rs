@@ -81,6 +81,7 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
         max_received_headers: limits.received_headers,
         max_sessions: limits.sessions,
         max_sessions_per_client: limits.sessions_per_client,
+        max_outgoing: limits.outgoing,
         lift_loopback_limits: limits.loopback_exempt,
         content_memory: usize_of(config.spool.content_memory),
         spill_above: usize_of(config.spool.spill_above),

@@ -43,7 +43,9 @@ pub(crate) struct Disk {
     waker: WakerCell,
     /// Operations that are not answered yet.
     pending: Cell<usize>,
-    /// Requests for which the helper had no room.
+    /// Requests that the helper has been given and has not answered.
+    under_way: Cell<usize>,
+    /// Requests for which the helper had no room: there are some only while others are under way.
     waiting_requests: RefCell<VecDeque<(u64, Request)>>,
     /// Answers of the helper, until their tasks take them.
     tickets: RefCell<HashMap<u64, Ticket>>,
@@ -155,6 +157,7 @@ impl Disk {
             events: RefCell::default(),
             waker: WakerCell::default(),
             pending: Cell::new(0),
+            under_way: Cell::new(0),
             waiting_requests: RefCell::default(),
             tickets: RefCell::default(),
             next_ticket: Cell::new(0),
@@ -218,11 +221,13 @@ impl Disk {
                 waker.wake();
             }
         }
-        let mut waiting = self.waiting_requests.borrow_mut();
-        while let Some((ticket, request)) = waiting.pop_front() {
-            if self.helper.ask(ticket, request).is_err() {
-                waiting.push_front((ticket, request));
-                break;
+        self.under_way.set(self.under_way.get() - 1);
+        loop {
+            // The loan must have ended when a request goes back.
+            let next = self.waiting_requests.borrow_mut().pop_front();
+            match next {
+                Some((ticket, request)) if self.give(ticket, request) => {}
+                _ => return,
             }
         }
     }
@@ -397,12 +402,25 @@ impl Disk {
 
     /// Gives the helper a request, or keeps it while it has enough of them.
     fn post(&self, number: u64, request: Request) {
-        let mut waiting = self.waiting_requests.borrow_mut();
-        // Those that wait go first, and no more are under way than there are places for answers.
-        let full = !waiting.is_empty() || self.tickets.borrow().len() > REQUESTS_MAX;
-        if full || self.helper.ask(number, request).is_err() {
-            waiting.push_back((number, request));
+        // Those that wait go first.
+        if self.waiting_requests.borrow().is_empty() {
+            self.give(number, request);
+        } else {
+            self.waiting_requests.borrow_mut().push_back((number, request));
         }
+    }
+
+    /// Gives the helper a request. False when it has as many as there are places for answers: then it waits, before all
+    /// others, for the next answer.
+    fn give(&self, number: u64, request: Request) -> bool {
+        let under_way = self.under_way.get();
+        let given = under_way < REQUESTS_MAX && self.helper.ask(number, request).is_ok();
+        if given {
+            self.under_way.set(under_way + 1);
+        } else {
+            self.waiting_requests.borrow_mut().push_front((number, request));
+        }
+        given
     }
 
     /// Has the helper do something.

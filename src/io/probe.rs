@@ -185,6 +185,16 @@ fn raise(resource: libc::__rlimit_resource_t) -> Option<(u64, u64)> {
     Some((limit.rlim_cur, limit.rlim_max))
 }
 
+impl Machine {
+    /// How many connections to destinations each shard may have, so that they and clients' sessions find descriptors: half
+    /// of what the program does not need for itself.
+    pub fn outgoing_per_shard(&self, shards: u8) -> usize {
+        let shards = u64::from(shards.max(1));
+        let left = self.open_files.saturating_sub(OPEN_FILES_BASE + OPEN_FILES_PER_SHARD * shards);
+        usize::try_from(left / shards / 2).unwrap_or(usize::MAX).max(1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +203,8 @@ mod tests {
     fn this_machine_runs_shards() {
         let machine = probe(1, 64 * 1024).unwrap();
         assert!(!machine.cores.is_empty() && machine.open_files > 0);
+        let few = Machine { open_files: OPEN_FILES_BASE + 2 * OPEN_FILES_PER_SHARD + 400, ..machine };
+        assert_eq!((few.outgoing_per_shard(2), few.outgoing_per_shard(200)), (100, 1));
     }
 
     #[test]

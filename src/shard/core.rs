@@ -21,6 +21,7 @@ use crate::shard::message::{LeaseEnded, Report, ToShard};
 use crate::shard::outcome::Reports;
 use crate::shard::permits::SitePermits;
 use crate::shard::retained::Retained;
+use crate::shard::room::Room;
 use crate::shard::router::Router;
 use crate::shard::settings::{Settings, Target};
 use crate::shard::site::Sites;
@@ -117,8 +118,9 @@ pub struct Core {
     /// When the shard was started, until the control thread was told that it takes mail.
     pub(super) unannounced: Option<Instant>,
     stopped: bool,
-    ticks: u64,
+    pub(super) ticks: u64,
     swept: usize,
+    pub(super) room: Room,
     random: u64,
 }
 
@@ -189,6 +191,7 @@ impl Core {
             stopped: false,
             ticks: 0,
             swept: 0,
+            room: Room::default(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15,
             settings,
         };
@@ -293,8 +296,6 @@ impl Core {
     /// What needs doing only now and then.
     fn slow_tick(&mut self, now: Now) {
         self.ask_again(now);
-        self.retry_waiting_sites();
-        self.expire_at_down_sites(now);
         self.retry_blocked_reports(now);
         self.append_unsent_notifications(now);
         self.retry_reports();
@@ -484,7 +485,9 @@ impl Handler for Core {
         self.queue.handle_timeout(now);
         self.report_delays(now);
         self.wake_due_sites(now);
+        self.give_room();
         self.sweep_connections(now);
+        self.sweep_sites(now);
         self.balance();
         if self.ticks.is_multiple_of(SLOW_TICKS) {
             self.slow_tick(now);

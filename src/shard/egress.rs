@@ -295,7 +295,7 @@ impl Core {
         let site = outbound.site;
         let spent = self.is_spent(&outbound);
         let poorer = self.poorer_shard(site);
-        if self.stopping.is_some() || spent || poorer.is_some() {
+        if self.stopping.is_some() || spent || poorer.is_some() || self.should_make_room(&outbound) {
             if let Some(to) = poorer {
                 outbound.permit.promise(to);
             }

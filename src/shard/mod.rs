@@ -12,6 +12,7 @@ pub mod message;
 pub mod outcome;
 pub mod permits;
 pub mod retained;
+mod room;
 pub mod router;
 pub mod settings;
 mod sharing;

@@ -41,6 +41,11 @@ impl Retained {
         }
     }
 
+    /// Whose content is kept: so many messages.
+    pub fn count(&self) -> usize {
+        self.chunks.len()
+    }
+
     /// A message's content, which stays.
     pub fn get(&self, id: MessageId) -> Option<&Vec<Bytes>> {
         self.chunks.get(&id)

@@ -16,6 +16,7 @@ use crate::shard::message::Report;
 use crate::shard::permits::SitePermits;
 use crate::shard::settings::{HostSpec, Target};
 use foldhash::HashMap;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ enum Knowledge {
 #[derive(Debug, Default)]
 pub struct Router {
     domains: HashMap<Box<str>, Knowledge>,
+    /// What was asked and when, in the order of asking; some are answered.
+    asked: VecDeque<(Instant, Box<str>)>,
 }
 
 impl Core {
@@ -93,6 +96,7 @@ impl Core {
                 self.queue.park(slot, recipient);
                 self.make_room(now);
                 self.ask(Query::Mail(domain.clone()));
+                self.router.asked.push_back((now.instant, domain.clone()));
                 let asked = Knowledge::Asked { since: now.instant, waiting: vec![(slot, recipient)] };
                 self.router.domains.insert(domain, asked);
             }
@@ -124,19 +128,18 @@ impl Core {
 
     /// Asks again for what was asked long ago: the question or its answer found no room.
     pub(super) fn ask_again(&mut self, now: Now) {
-        let mut late: Vec<Box<str>> = Vec::new();
-        for (domain, known) in &mut self.router.domains {
-            if let Knowledge::Asked { since, .. } = known
-                && now.instant.since(*since) >= RESOLVE_AGAIN
+        while let Some((asked, _)) = self.router.asked.front()
+            && now.instant.since(*asked) >= RESOLVE_AGAIN
+        {
+            let Some((asked, domain)) = self.router.asked.pop_front() else { return };
+            // An answer may have come, and gone out of date, and the question have been put anew since.
+            if let Some(Knowledge::Asked { since, .. }) = self.router.domains.get_mut(&domain)
+                && *since == asked
             {
                 *since = now.instant;
-                late.push(domain.clone());
+                self.ask(Query::Mail(domain.clone()));
+                self.router.asked.push_back((now.instant, domain));
             }
-        }
-        // In an order that does not depend on the map, for the simulator's sake.
-        late.sort_unstable();
-        for domain in late {
-            self.ask(Query::Mail(domain));
         }
     }
 

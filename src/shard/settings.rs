@@ -27,6 +27,8 @@ pub struct Settings {
     pub max_sessions: usize,
     /// Sessions of one client address, per shard; loopback clients are exempt when `lift_loopback_limits`.
     pub max_sessions_per_client: usize,
+    /// Connections to destinations in all, per shard; beyond, sites take turns.
+    pub max_outgoing: usize,
     /// Whether clients on loopback have no limits of their own.
     pub lift_loopback_limits: bool,
     /// Octets of incoming content held in memory, per shard; beyond it content spills to files.

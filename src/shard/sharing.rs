@@ -13,7 +13,6 @@ use crate::queue::SiteId;
 use crate::shard::core::Core;
 use crate::shard::message::ToShard;
 use crate::shard::permits::ConnectionPermit;
-use crate::shard::site::Site;
 
 impl Core {
     /// A connection of this shard to the site is gone: its permit goes to whom it was promised, or is free.
@@ -21,6 +20,7 @@ impl Core {
         if let Some(known) = self.sites.get_mut(site) {
             known.open -= 1;
         }
+        self.give_room();
         let to = permit.shard();
         if to == self.shard {
             return self.free(permit);
@@ -89,16 +89,15 @@ impl Core {
         }
     }
 
-    /// Shards that wait for a permit ask again now and then: the word that one is free may have been lost.
-    pub(super) fn retry_waiting_sites(&mut self) {
-        let waits = |(site, known): &(SiteId, &Site)| self.queue.ready_count(*site) > 0 || !known.guests.is_empty();
-        let waiting: Vec<SiteId> = self.sites.iter().filter(waits).map(|(site, _)| site).collect();
-        for site in waiting {
-            if let Some(known) = self.sites.get(site) {
-                // So that the others are asked again too.
-                known.permits.wait_no_more(self.shard);
-            }
-            self.touch(site);
+    /// A shard that waits for a permit asks again now and then: the word that one is free may have been lost.
+    pub(super) fn retry_waiting_site(&mut self, site: SiteId, now: Now) {
+        let Some(known) = self.sites.get(site) else { return };
+        let is_down = known.down.as_ref().is_some_and(|down| down.until > now.instant);
+        if is_down || !self.has_work(site) {
+            return;
         }
+        // So that the others are asked again too.
+        known.permits.wait_no_more(self.shard);
+        self.touch(site);
     }
 }

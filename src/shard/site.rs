@@ -7,7 +7,7 @@ use crate::clock::{Instant, Now};
 use crate::event::Event;
 use crate::io::dns::{DnsFailure, Query};
 use crate::io::handler::ConnId;
-use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY, RESOLVE_AGAIN};
+use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY, RESOLVE_AGAIN, SWEEP_SHARE};
 use crate::queue::{Pick, SiteId};
 use crate::reply::Reply;
 use crate::shard::ahead::AheadHabit;
@@ -76,6 +76,8 @@ pub struct Site {
     pub guests_turn: bool,
     /// A permit that another shard has passed on, while it is decided what becomes of it.
     pub(super) granted: Option<ConnectionPermit>,
+    /// Stands among those that wait for room.
+    pub(super) waits_for_room: bool,
     /// In the list of sites to pump.
     dirty: bool,
     /// A wake-up is planned for this instant.
@@ -98,6 +100,7 @@ impl Site {
             guests: VecDeque::new(),
             guests_turn: false,
             granted: None,
+            waits_for_room: false,
             dirty: false,
             wake: Instant::MAX,
             asked: Instant::ZERO,
@@ -143,6 +146,8 @@ pub struct Sites {
     sites: Vec<Option<Box<Site>>>,
     dirty: Vec<SiteId>,
     wakes: std::collections::BinaryHeap<Reverse<(Instant, SiteId)>>,
+    /// The place that was last looked at.
+    swept: usize,
 }
 
 impl Sites {
@@ -268,6 +273,10 @@ impl Core {
                 return;
             };
             let address = known.hosts[host].address;
+            if !self.has_room(site, now) {
+                return;
+            }
+            let Some(known) = self.sites.get_mut(site) else { return };
             let permit = known.granted.take().or_else(|| known.permits.connect(self.shard));
             let Some(permit) = permit else {
                 let new = known.permits.wait(self.shard);
@@ -390,8 +399,10 @@ impl Core {
         let name = known.permits.name.clone();
         self.wake_site(site, until);
         if first {
-            // Its mail will wait a while: it is read back when its time comes.
-            self.retained.clear();
+            // Its mail will wait a while and is read back when its time comes. Where it is little, others' stays.
+            if 2 * self.queue.ready_count(site) >= self.retained.count() {
+                self.retained.clear();
+            }
             let state = format!("down: {reason}").into();
             self.event(Event::SiteState { site: name, state });
         }
@@ -446,19 +457,27 @@ impl Core {
         self.event(Event::SiteState { site: name, state: format!("STARTTLS of {address} is broken: {reason}").into() });
     }
 
-    /// Ends the waiting of recipients whose time is over at sites that have been down, a few at a time.
-    pub(super) fn expire_at_down_sites(&mut self, now: Now) {
-        let down: Vec<(SiteId, Box<str>, Instant)> = self
-            .sites
-            .iter()
-            .filter_map(|(site, known)| known.down.as_ref().map(|down| (site, down.reason.clone(), down.tried)))
-            .collect();
-        for (site, reason, tried) in down {
-            for pick in self.queue.expire_ready(site, tried, now, EXPIRY_SWEEP) {
-                let reply =
-                    Reply::new(451, (4, 4, 7), format!("Delivery time expired; the last trouble was: {reason}"));
-                self.defer_pick(pick, &reply, now);
-            }
+    /// Ends the waiting of recipients whose time is over at a site that is down, a few at a time.
+    fn expire_at_down_site(&mut self, site: SiteId, now: Now) {
+        let Some(tried) = self.sites.get(site).and_then(|known| known.down.as_ref()).map(|down| down.tried) else {
+            return;
+        };
+        for pick in self.queue.expire_ready(site, tried, now, EXPIRY_SWEEP) {
+            let down = self.sites.get(site).and_then(|known| known.down.as_ref());
+            let reason = down.map_or("it could not be reached", |down| &down.reason);
+            let reply = Reply::new(451, (4, 4, 7), format!("Delivery time expired; the last trouble was: {reason}"));
+            self.defer_pick(pick, &reply, now);
+        }
+    }
+
+    /// Looks at a share of the sites for what only time brings: each is seen about once a second.
+    pub(super) fn sweep_sites(&mut self, now: Now) {
+        let places = self.sites.sites.len();
+        for _ in 0..places.div_ceil(SWEEP_SHARE) {
+            self.sites.swept = if self.sites.swept + 1 < places { self.sites.swept + 1 } else { 0 };
+            let site = SiteId(self.sites.swept as u32);
+            self.retry_waiting_site(site, now);
+            self.expire_at_down_site(site, now);
         }
     }
 }

@@ -78,6 +78,12 @@ impl Core {
             return Some(format!("site {name} is down ({}); next probe in {wait} s", down.reason));
         }
         let ready = self.queue.ready_count(site);
+        if known.waits_for_room && ready > 0 {
+            let most = self.settings.max_outgoing;
+            return Some(format!(
+                "site {name} waits for its turn: all {most} connections to destinations that a shard may have are in use"
+            ));
+        }
         let limit = known.permits.limits.connections;
         (known.permits.connections() >= limit && ready > 0)
             .then(|| format!("site {name}: all {limit} connections are in use, {ready} ready"))

@@ -304,6 +304,7 @@ fn settings(hold: bool, chunking: bool) -> Settings {
         max_received_headers: 100,
         max_sessions: 100_000,
         max_sessions_per_client: 100_000,
+        max_outgoing: 100_000,
         lift_loopback_limits: true,
         content_memory: 64 << 20,
         spill_above: 256 * 1024,
