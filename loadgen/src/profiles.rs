@@ -277,6 +277,7 @@ impl Run<'_> {
         let named = self.receiver.figures().named();
         results.sink = named.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
         results.ledger = Some(LedgerFigures::of(&self.ledger.findings()));
+        results.about = self.named.about.to_owned();
         results.relay = Some(figures);
         results.half = half;
         Ok(Ran { results, tally })

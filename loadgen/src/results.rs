@@ -22,6 +22,9 @@ pub struct Results {
     pub form: u32,
     /// What the run is called.
     pub label: String,
+    /// What it is about, where it is a profile.
+    #[serde(default)]
+    pub about: String,
     /// The command that repeats it.
     pub command: String,
     /// When it began, in seconds since 1970.

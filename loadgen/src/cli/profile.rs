@@ -90,7 +90,7 @@ pub fn run(arguments: &Arguments) -> io::Result<bool> {
         }
         all.push(ran.results);
     }
-    let page = html::page("ringpost under load", &all)?;
+    let page = html::page_of_profiles("ringpost under load", &all)?;
     let index = arguments.out.join("index.html");
     std::fs::write(&index, page)?;
     if good {
