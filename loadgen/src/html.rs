@@ -15,10 +15,10 @@ use std::io;
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1b1f24}\
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}h3{font-size:1em;margin:1em 0 0}\
 pre{background:#f5f6f8;padding:1em;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}\
-svg{width:100%;height:auto}p.note{color:#57606a;margin:0}p.legend{margin:0}p.legend span{margin-right:1.5em;white-space:nowrap}\
+svg{display:block;width:100%;height:auto}p.note{color:#57606a;margin:0}p.legend{margin:0}p.legend span{margin-right:1.5em;white-space:nowrap}\
 div.course{display:grid;grid-template-columns:1fr 1fr;gap:0 1em}\
 table{border-collapse:collapse;width:100%;font-size:14px}th,td{padding:.25em .5em;border-bottom:1px solid #e1e4e8;\
-text-align:right;vertical-align:top}th:first-child,td:first-child,th:last-child,td:last-child{text-align:left}";
+text-align:right;vertical-align:bottom}th:first-child,td:first-child,th:last-child,td:last-child{text-align:left}";
 
 /// A plot over the whole width of a page, and one that stands beside another, in pixels.
 const WIDE: (u32, u32) = (920, 360);
@@ -105,8 +105,12 @@ fn head(title: &str) -> String {
 fn explanation(runs: &[Results]) -> String {
     let Some(first) = runs.iter().map(|run| run.began).min() else { return String::new() };
     let began = Date(UnixTime::from_millis(first * 1000));
+    let about = match runs {
+        [run] if !run.about.is_empty() => format!("<p>{}</p>\n", escape(&run.about)),
+        _ => String::new(),
+    };
     format!(
-        "<p>Load by ringpost-load, begun {began}. A message's latency counts from when it was due (in a closed loop: begun) \
+        "{about}<p>Load by ringpost-load, begun {began}. A message's latency counts from when it was due (in a closed loop: begun) \
          until the final reply to its content was read.</p>\n"
     )
 }
@@ -114,7 +118,7 @@ fn explanation(runs: &[Results]) -> String {
 /// One line for each run.
 fn table(runs: &[Results]) -> String {
     let mut text = "<table>\n<tr><th>profile</th><th>messages</th><th>per second</th><th>p50, ms</th><th>p99, ms</th>\
-                    <th>p99.9, ms</th><th>longest, ms</th><th>relay's CPU, us each</th><th>ledger</th></tr>\n"
+                    <th>p99.9, ms</th><th>longest, ms</th><th>relay's CPU, us per message</th><th>ledger</th></tr>\n"
         .to_owned();
     for run in runs {
         let (sent, ms) = (&run.sent, |us: u64| format!("{:.2}", us as f64 / 1e3));
@@ -155,7 +159,7 @@ struct Plot {
 impl Plot {
     fn append_to(&self, page: &mut String, level: &str) {
         let Plot { heading, note, svg, legend } = self;
-        page.push_str(&format!("<{level}>{heading}</{level}>\n<p class=\"note\">{note}</p>\n{legend}\n{svg}\n"));
+        page.push_str(&format!("<{level}>{heading}</{level}>\n<p class=\"note\">{note}</p>\n{svg}\n{legend}\n"));
     }
 }
 
@@ -182,10 +186,11 @@ fn percentiles(runs: &[Results]) -> io::Result<Option<Plot>> {
 /// How runs went on.
 fn course(runs: &[Results], size: (u32, u32)) -> io::Result<Vec<Plot>> {
     // Three curves of each run would be too many of several runs.
-    let mut latency = over_time(runs, " p99", |point| point.p99_us as f64 / 1e3);
+    let mut latency = over_time(runs, "p99", |point| point.p99_us as f64 / 1e3);
     if runs.len() <= 2 {
-        latency.extend(over_time(runs, " p50", |point| point.p50_us as f64 / 1e3));
-        latency.extend(over_time(runs, " max", |point| point.max_us as f64 / 1e3));
+        // What is lower is drawn later, so that it is seen where both are the same.
+        latency.splice(0..0, over_time(runs, "max", |point| point.max_us as f64 / 1e3));
+        latency.extend(over_time(runs, "p50", |point| point.p50_us as f64 / 1e3));
     }
     let answered =
         |curve: Curve| Curve { points: curve.points.into_iter().filter(|point| point.1 > 0.0).collect(), ..curve };
@@ -237,9 +242,14 @@ fn legend(curves: &[Curve]) -> String {
     text + "</p>"
 }
 
-fn over_time(runs: &[Results], suffix: &str, figure: fn(&crate::send::tally::Point) -> f64) -> Vec<Curve> {
+/// The curve of each run, called by the run and the figure as far as that tells it from others.
+fn over_time(runs: &[Results], name: &str, figure: fn(&crate::send::tally::Point) -> f64) -> Vec<Curve> {
     let curve = |run: &Results| Curve {
-        name: format!("{}{suffix}", run.label),
+        name: match (runs.len(), name) {
+            (1, _) => name.to_owned(),
+            (_, "") => run.label.clone(),
+            _ => format!("{} {name}", run.label),
+        },
         points: run.points.iter().map(|point| (point.at, figure(point))).collect(),
     };
     runs.iter().map(curve).collect()
