@@ -211,7 +211,7 @@ fn course(runs: &[Results], size: (u32, u32)) -> io::Result<Vec<Plot>> {
         ),
         (
             "Latency over time",
-            "Of the messages whose reply came in each tenth of a second.",
+            "Of the messages answered in each interval.",
             draw_course(&latency, "ms", true, size)?,
             &latency,
         ),
