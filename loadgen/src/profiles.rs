@@ -4,6 +4,8 @@
 //! relay does not start, when mail does not arrive for as long as the patience lasts, or when the relay does not stop in
 //! good order.
 
+mod half;
+
 use crate::ledger::Ledger;
 use crate::process::Usage;
 use crate::receive::{self, ReceiveConfig, Receiver};
@@ -15,6 +17,7 @@ use crate::send::schedule::Profile;
 use crate::send::tally::{Point, Tally};
 use crate::send::{SendConfig, Sender, tls_client};
 use crate::workload::{Domains, Sizes, Workload};
+use half::Half;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -46,10 +49,11 @@ enum Kind {
     Deferred,
     Domains,
     Restart,
+    Latency,
 }
 
 /// All profiles, in the order in which they are run.
-pub const ALL: [Named; 8] = [
+pub const ALL: [Named; 9] = [
     Named {
         name: "accept",
         about: "1 KB messages made durable, none delivered until all are accepted",
@@ -69,6 +73,11 @@ pub const ALL: [Named; 8] = [
         name: "restart",
         about: "a backlog, the relay killed, and all of it delivered afterwards",
         kind: Kind::Restart,
+    },
+    Named {
+        name: "latency",
+        about: "1 KB messages at half of the rate that a closed loop has reached, beside a bare sync of the disk",
+        kind: Kind::Latency,
     },
 ];
 
@@ -104,7 +113,10 @@ impl Named {
 
     fn messages(&self, quick: bool) -> u64 {
         match (self.kind, quick) {
+            // It sends twice as many: in a closed loop, and in an open one.
+            (Kind::Latency, true) => 200,
             (_, true) => 400,
+            (Kind::Latency, false) => 60_000,
             (Kind::Burst, false) => 100_000,
             (Kind::Accept | Kind::Restart, false) => 50_000,
             (Kind::Mixed, false) => 10_000,
@@ -134,7 +146,7 @@ impl Named {
         config.per_connection = if quick { 20 } else { 1000 };
         config.sessions = match (self.kind, quick) {
             (_, true) => 10,
-            (Kind::Accept | Kind::Restart, false) => 200,
+            (Kind::Accept | Kind::Restart | Kind::Latency, false) => 200,
             (Kind::Burst, false) => 1000,
             (_, false) => 50,
         };
@@ -148,6 +160,8 @@ impl Named {
                 config.tls = Some((tls_client(false)?, domain.to_owned()));
             }
             Kind::Mixed => config.client.chunking = true,
+            // No message is to wait for a connection that takes the place of another.
+            Kind::Latency => config.per_connection = u32::MAX,
             _ => {}
         }
         Ok(config)
@@ -162,15 +176,14 @@ impl Named {
         std::fs::create_dir_all(setting.directory.as_path())?;
         std::fs::create_dir(&directory)?;
         let ledger = Arc::new(Ledger::default());
-        let record = Record::Ledger(ledger.clone());
         let mut receive = ReceiveConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         if self.kind == Kind::Tls {
             receive.tls = Some(receive::self_signed()?);
         }
-        let receiver = Receiver::start(receive, record.clone())?;
+        let receiver = Receiver::start(receive, Record::Ledger(ledger.clone()))?;
         let command = self.relay_command(setting, &directory, receiver.addresses())?;
         let run = Run { named: self, setting, command: &command, ledger: &ledger, receiver: &receiver };
-        let ran = run.all(record, show).map_err(|error| {
+        let ran = run.all(show).map_err(|error| {
             let text = format!("{}: {error}; the end of the relay's log:\n{}", self.name, command.log_end(10));
             io::Error::new(error.kind(), text)
         })?;
@@ -198,20 +211,30 @@ struct Run<'a> {
     named: &'a Named,
     setting: &'a Setting,
     command: &'a RelayCommand,
-    ledger: &'a Ledger,
+    ledger: &'a Arc<Ledger>,
     receiver: &'a Receiver,
 }
 
 impl Run<'_> {
-    fn all(&self, record: Record, show: &mut dyn FnMut(&Point, Option<u64>)) -> io::Result<Ran> {
+    fn record(&self) -> Record {
+        Record::Ledger(self.ledger.clone())
+    }
+
+    fn all(&self, show: &mut dyn FnMut(&Point, Option<u64>)) -> io::Result<Ran> {
         let quick = self.setting.quick;
-        let workload = self.named.workload(self.setting.seed, quick);
-        let config = self.named.send_config(self.command.listen, &workload.domain, quick)?;
+        let mut workload = self.named.workload(self.setting.seed, quick);
+        let mut config = self.named.send_config(self.command.listen, &workload.domain, quick)?;
+        let bare_sync = (self.named.kind == Kind::Latency).then(|| half::bare_sync(self)).transpose()?;
         let mut relay = self.command.start()?;
+        let half = match bare_sync {
+            Some(bare_sync) => Some(Half::find(self, bare_sync, &relay, (&mut config, &mut workload), show)?),
+            None => None,
+        };
+        let arrived_before = self.ledger.arrived_count();
         let before = Usage::of(relay.process())?;
         let began = Instant::now();
         let mut most = before.anonymous_kib;
-        let (tally, points) = Sender::start(config, workload, record)?.finish(|point| {
+        let (tally, points) = Sender::start(config, workload, self.record())?.finish(|point| {
             let queued = waiting(relay.admin());
             most = most.max(Usage::of(relay.process()).map_or(0, |usage| usage.anonymous_kib));
             show(point, queued);
@@ -239,7 +262,12 @@ impl Run<'_> {
             figures.drain_seconds = (now - acknowledged_at).as_secs_f64();
             figures.cpu_us_per_message = per(after.cpu.saturating_sub(before.cpu));
         }
-        figures.arrived_per_second = self.ledger.arrived_count() as f64 / (now - arriving).as_secs_f64().max(1e-9);
+        let arrived = self.ledger.arrived_count() - arrived_before;
+        figures.arrived_per_second = arrived as f64 / (now - arriving).as_secs_f64().max(1e-9);
+        let half = match half {
+            Some(half) => half.figures(&relay)?,
+            None => None,
+        };
         if complete {
             // A repeat would be on its way until the queue is empty and the relay has stopped in good order.
             self.stop(relay)?;
@@ -249,7 +277,9 @@ impl Run<'_> {
         let named = self.receiver.figures().named();
         results.sink = named.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
         results.ledger = Some(LedgerFigures::of(&self.ledger.findings()));
+        results.about = self.named.about.to_owned();
         results.relay = Some(figures);
+        results.half = half;
         Ok(Ran { results, tally })
     }
 

@@ -239,6 +239,18 @@ fn greets(address: SocketAddr) -> io::Result<()> {
 
 /// Asks the admin interface at a socket; the answer is JSON.
 pub fn ask(socket: &Path, path: &str) -> io::Result<serde_json::Value> {
+    serde_json::from_str(&ask_text(socket, path)?).map_err(io::Error::other)
+}
+
+/// The metrics of the relay whose admin interface is at a socket, in the text form of Prometheus.
+///
+/// # Errors
+/// When the relay does not answer, or with something else than 200.
+pub fn metrics(socket: &Path) -> io::Result<String> {
+    ask_text(socket, "/metrics")
+}
+
+fn ask_text(socket: &Path, path: &str) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: ringpost\r\nConnection: close\r\n\r\n")?;
@@ -248,5 +260,5 @@ pub fn ask(socket: &Path, path: &str) -> io::Result<serde_json::Value> {
     if !answer.starts_with("HTTP/1.1 200 ") {
         return Err(io::Error::other(format!("{path}: {}", answer.lines().next().unwrap_or_default())));
     }
-    serde_json::from_str(body).map_err(io::Error::other)
+    Ok(body.to_owned())
 }

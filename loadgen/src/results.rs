@@ -22,6 +22,9 @@ pub struct Results {
     pub form: u32,
     /// What the run is called.
     pub label: String,
+    /// What it is about, where it is a profile.
+    #[serde(default)]
+    pub about: String,
     /// The command that repeats it.
     pub command: String,
     /// When it began, in seconds since 1970.
@@ -39,6 +42,9 @@ pub struct Results {
     pub ledger: Option<LedgerFigures>,
     /// What the relay under test cost.
     pub relay: Option<RelayFigures>,
+    /// What its latency is held against, where the load was half of what it takes.
+    #[serde(default)]
+    pub half: Option<HalfFigures>,
 }
 
 /// What was sent, and how long it took.
@@ -141,6 +147,56 @@ pub struct RelayFigures {
     pub drain_seconds: f64,
     /// Recipients that arrived a second, from the first message, or the second start, to the last arrival.
     pub arrived_per_second: f64,
+}
+
+/// What latencies at half of the capacity are held against.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HalfFigures {
+    /// One block written to the spool's disk and made durable while nothing else ran.
+    pub bare_sync: Distribution,
+    /// Messages that were acknowledged a second in a closed loop, with delivery.
+    pub capacity_per_second: f64,
+    /// Messages that became due a second in the open loop: half of that.
+    pub offered_per_second: f64,
+    /// First attempts in the open loop.
+    pub first_attempts: u64,
+    /// What half of the times from the 250 to the first attempt stayed below, in microseconds: the upper bound of the bucket
+    /// in which the relay counted it, by whole milliseconds. None when that has no bound.
+    pub first_attempt_p50_below_us: Option<u64>,
+    /// The same for 99 of 100.
+    pub first_attempt_p99_below_us: Option<u64>,
+}
+
+impl HalfFigures {
+    /// What 99 of 100 acknowledgements are to stay below, in microseconds: a message may just miss a sync, wait for its end
+    /// and need the next, and a millisecond is for everything else.
+    pub fn bound_us(&self) -> u64 {
+        2 * self.bare_sync.p99_us + 1000
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, latency: &Distribution) -> fmt::Result {
+        let below =
+            |bound: Option<u64>| bound.map_or("without bound".to_owned(), |us| format!("{} ms", us as f64 / 1e3));
+        writeln!(f, "  bare sync     {}", self.bare_sync)?;
+        writeln!(
+            f,
+            "  half load     {:.0} per second due, half of {:.0} in a closed loop",
+            self.offered_per_second, self.capacity_per_second
+        )?;
+        writeln!(
+            f,
+            "  first attempt after the 250: p50 at most {}, p99 at most {} (upper bounds of buckets, by whole ms)",
+            below(self.first_attempt_p50_below_us),
+            below(self.first_attempt_p99_below_us)
+        )?;
+        let verdict = if latency.p99_us <= self.bound_us() { "kept" } else { "not kept" };
+        writeln!(
+            f,
+            "  bound         p99 to 250 {:.3} ms: at most twice the bare sync's p99 and 1 ms, that is {:.3} ms: {verdict}",
+            latency.p99_us as f64 / 1e3,
+            self.bound_us() as f64 / 1e3
+        )
+    }
 }
 
 impl Results {
@@ -263,6 +319,9 @@ impl fmt::Display for Results {
                 )?,
                 false => writeln!(f, ", the last {:.2} s after the last 250", relay.drain_seconds)?,
             }
+        }
+        if let Some(half) = &self.half {
+            half.write(f, &sent.latency)?;
         }
         if let Some(ledger) = &self.ledger {
             writeln!(f, "  ledger        {ledger}")?;

@@ -131,6 +131,7 @@ fn what_makes_no_sense_is_refused_in_words() {
         (&["send", "--to", "127.0.0.1:1", "--profile", "dance:1"], "constant:RATE"),
         (&["send", "--to", "127.0.0.1:1", "--size", "big"], "mixed"),
         (&["send", "--to", "127.0.0.1:1", "--recipients", "0"], "from 1 to 1000"),
+        (&["send", "--to", "127.0.0.1:1", "--cpu", "0,1024"], "below 1024"),
         (&["sink", "--rule", "* dance"], "not an action"),
         (&["profile", "dance"], "accept, deliver"),
         (&["delay", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:1", "--rtt", "2m"], "at most a minute"),

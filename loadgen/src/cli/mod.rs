@@ -65,3 +65,9 @@ fn parse_time(text: &str) -> Result<std::time::Duration, String> {
     ringpost_load::receive::rules::parse_span(text)
         .ok_or_else(|| "give a time as in 500us, 250ms, 30s, 5m or 2h".to_owned())
 }
+
+/// The number of a core on the command line.
+fn parse_cpu(text: &str) -> Result<usize, String> {
+    let most = ringpost_load::engine::CPUS_MAX;
+    text.parse().ok().filter(|cpu| *cpu < most).ok_or_else(|| format!("cores are numbered from 0, below {most}"))
+}

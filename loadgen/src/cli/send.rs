@@ -2,7 +2,7 @@
 
 use super::live::Live;
 use super::output::{self, OutputArguments};
-use super::{parse_time, signals};
+use super::{parse_cpu, parse_time, signals};
 use clap::{Args, ValueEnum};
 use ringpost_load::ledger::Ledger;
 use ringpost_load::random::seed_of_now;
@@ -37,6 +37,9 @@ pub struct Arguments {
     /// Engines, each a thread with its share of the sessions.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
+    /// Keep the threads on these cores, in turn [default: wherever the kernel likes].
+    #[arg(long, value_name = "N[,N..]", value_delimiter = ',', value_parser = parse_cpu)]
+    cpu: Vec<usize>,
     /// Messages in all, at most.
     #[arg(long, short = 'm', default_value_t = 10_000, value_name = "N")]
     messages: u64,
@@ -185,6 +188,7 @@ impl Arguments {
         config.targets = self.to.clone();
         config.sources = self.sources.map_or_else(|| self.from.clone(), loopback_addresses);
         config.threads = self.threads as usize;
+        config.cpus = self.cpu.clone();
         config.sessions = self.sessions as usize;
         config.profile = match self.rate {
             Some(rate) => format!("constant:{rate}").parse().map_err(io::Error::other)?,

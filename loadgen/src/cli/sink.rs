@@ -1,6 +1,6 @@
 //! `ringpost-load sink`.
 
-use super::signals;
+use super::{parse_cpu, signals};
 use clap::Args;
 use ringpost_load::receive::rules::Rule;
 use ringpost_load::receive::{Figures, ReceiveConfig, Receiver, self_signed};
@@ -52,6 +52,9 @@ pub struct Arguments {
     /// Engines, each a thread.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
+    /// Keep the threads on these cores, in turn [default: wherever the kernel likes].
+    #[arg(long, value_name = "N[,N..]", value_delimiter = ',', value_parser = parse_cpu)]
+    cpu: Vec<usize>,
     /// What is done to whom; repeat for several, which are walked in order.
     #[arg(long, value_name = "RULE")]
     rule: Vec<Rule>,
@@ -90,6 +93,7 @@ impl Arguments {
             listen: self.listen.clone(),
             listen_tls: self.listen_tls.clone(),
             threads: self.threads as usize,
+            cpus: self.cpu.clone(),
             seed: self.seed,
             chunking: !self.no_chunking,
             tls: if self.tls || !self.listen_tls.is_empty() { Some(self_signed()?) } else { None },

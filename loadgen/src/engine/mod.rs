@@ -6,11 +6,13 @@
 //! Linux 6.1 or newer; without, or where io_uring is forbidden, [`run`] fails with words that say so.
 
 mod buffers;
+mod cores;
 mod io;
 mod run;
 mod socket;
 mod tls;
 
+pub use cores::{CPUS_MAX, keep_on_core};
 pub use io::Io;
 pub use run::run;
 pub use socket::{cpu_of_thread, listen};

@@ -21,6 +21,7 @@ pub(super) fn serve(
     listeners: Vec<Listener>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
+    engine::keep_on_core(&shared.config.cpus, number)?;
     let mut driver = Destination {
         addresses: listeners.iter().map(|listener| listener.address).collect(),
         first_tls: shared.config.listen.len(),

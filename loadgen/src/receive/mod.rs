@@ -31,6 +31,8 @@ pub struct ReceiveConfig {
     pub listen_tls: Vec<SocketAddr>,
     /// Engines, each a thread of its own.
     pub threads: usize,
+    /// The cores that the threads are kept on, in turn; empty for the kernel's choice.
+    pub cpus: Vec<usize>,
     /// What is random comes from it.
     pub seed: u64,
     /// Offer CHUNKING (RFC 3030).
@@ -50,6 +52,7 @@ impl ReceiveConfig {
             listen: vec![listen],
             listen_tls: Vec::new(),
             threads: 1,
+            cpus: Vec::new(),
             seed: 0,
             chunking: true,
             tls: None,

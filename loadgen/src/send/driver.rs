@@ -42,6 +42,7 @@ pub(super) struct Part {
 /// Sends its part of a run.
 pub(super) fn send(part: Part, stop: &AtomicBool) -> io::Result<Tally> {
     let config = &part.config;
+    engine::keep_on_core(&config.cpus, part.number)?;
     let sessions = (0..config.sessions).filter(|number| number % config.threads == part.number).count();
     let settings = Arc::new(config.client.clone());
     let now = Instant::now();

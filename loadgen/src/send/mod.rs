@@ -37,6 +37,8 @@ pub struct SendConfig {
     pub sources: Vec<IpAddr>,
     /// Engines, each a thread of its own with its share of sessions and messages.
     pub threads: usize,
+    /// The cores that the threads are kept on, in turn; empty for the kernel's choice.
+    pub cpus: Vec<usize>,
     /// Connections at a time; at most [`SESSIONS_MAX`].
     pub sessions: usize,
     /// How load comes.
@@ -68,6 +70,7 @@ impl SendConfig {
             targets: vec![target],
             sources: Vec::new(),
             threads: 1,
+            cpus: Vec::new(),
             sessions: 1,
             profile: Profile::Closed,
             random_by: None,
