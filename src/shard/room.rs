@@ -27,12 +27,13 @@ pub(super) struct Room {
 impl Core {
     /// Whether one more connection may be opened; otherwise the site waits for its turn.
     pub(super) fn has_room(&mut self, site: SiteId, now: Now) -> bool {
-        if self.connections.outbound() < self.settings.max_outgoing {
+        let Some(known) = self.sites.get_mut(site) else { return false };
+        // Whoever has just given way to others must not be the one who takes the room.
+        let in_turn = std::mem::take(&mut known.has_turn) || self.room.waiting.is_empty();
+        if in_turn && self.connections.outbound() < self.settings.max_outgoing {
             return true;
         }
-        if let Some(known) = self.sites.get_mut(site)
-            && !std::mem::replace(&mut known.waits_for_room, true)
-        {
+        if !std::mem::replace(&mut known.waits_for_room, true) {
             self.room.waiting.push_back(site);
         }
         self.end_idle(now);
@@ -46,6 +47,7 @@ impl Core {
             let Some(site) = self.room.waiting.pop_front() else { return };
             if let Some(known) = self.sites.get_mut(site) {
                 known.waits_for_room = false;
+                known.has_turn = true;
             }
             self.touch(site);
         }
@@ -75,6 +77,6 @@ impl Core {
             return false;
         }
         let several = self.sites.get(outbound.site()).is_some_and(|known| known.open > 1);
-        several || outbound.carried >= ROOM_SHARE
+        several && outbound.carried > 0 || outbound.carried >= ROOM_SHARE
     }
 }

@@ -78,6 +78,8 @@ pub struct Site {
     pub(super) granted: Option<ConnectionPermit>,
     /// Stands among those that wait for room.
     pub(super) waits_for_room: bool,
+    /// May take room before those that wait.
+    pub(super) has_turn: bool,
     /// In the list of sites to pump.
     dirty: bool,
     /// A wake-up is planned for this instant.
@@ -101,6 +103,7 @@ impl Site {
             guests_turn: false,
             granted: None,
             waits_for_room: false,
+            has_turn: false,
             dirty: false,
             wake: Instant::MAX,
             asked: Instant::ZERO,

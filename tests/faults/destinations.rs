@@ -1,6 +1,6 @@
 //! Destinations that misbehave: the mail waits, the queue says why, and it is delivered once when they do better.
 
-use super::mail::{Destination, Ledger, Shared, serve, stall};
+use super::mail::{Client, Destination, Ledger, Shared, content, serve, stall};
 use super::program::{Setup, wait};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -294,4 +294,31 @@ fn shards_that_share_a_distant_host_do_not_take_its_connections_from_each_other_
     proxy.join().expect("no panic").expect("the proxy works");
     let connections = destination.connections();
     assert!(connections <= 12, "{connections} connections for a limit of four");
+}
+
+#[test]
+fn a_site_gets_room_from_one_that_has_no_work() {
+    let mut setup = Setup::new("room");
+    let (one, other) = (Destination::start(true), Destination::start(true));
+    setup.next_hop = Some(one.address);
+    setup.limits.push_str("outgoing = 1\n");
+    setup.route = format!(
+        "domains = \"destination.example\"\nidle_timeout = \"10m\"\n[[route]]\nname = \"other\"\nnext_hops = \"{}\"\n\
+         idle_timeout = \"10m\"\n",
+        other.address
+    );
+    let program = setup.start();
+    let ledger = Ledger::default();
+    let mut client = Client::connect(setup.listen).expect("the relay greets");
+    client.ask("EHLO client.example").expect("it answers");
+    for round in 1..4 {
+        ledger.send_on(&mut client, &format!("room{round}"), 1000).expect("mail is taken");
+        ledger.wait_delivered(&setup, &one);
+        let address = format!("r{round}@other.example");
+        let reply = client.message(&address, &content("other", 1000)).expect("an answer");
+        assert!(reply.starts_with("250"), "{reply}");
+        wait("its delivery", &setup, || (other.arrivals(&address) == 1).then_some(()));
+    }
+    assert_eq!((one.connections(), other.connections()), (3, 3));
+    program.stop(&setup);
 }
