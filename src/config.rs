@@ -26,6 +26,7 @@ pub use sections::{
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The configuration of `ringpost serve` without `--config`.
 const EMBEDDED: &str = include_str!("config/embedded.toml");
@@ -42,6 +43,9 @@ pub struct Config {
     pub hostname: Option<Box<str>>,
     /// How many shards; one for each CPU that the process may use when left out.
     pub shards: Option<u16>,
+    /// How long a shard without work looks for more before it sleeps; not at all when left out.
+    #[serde(deserialize_with = "read::some")]
+    pub busy_poll: Option<Duration>,
     /// Accept, deliver nothing.
     pub hold: bool,
     /// Where accepted mail is kept.

@@ -169,6 +169,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
         disk: DiskSpec { directory: directory.path().to_owned(), segment_size: settings.segment_size, spares },
         tls,
         cores: machine.cores,
+        busy_poll: config.busy_poll.unwrap_or_default(),
         io_memory,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -199,6 +200,7 @@ struct ShardPlan {
     disk: DiskSpec,
     tls: TlsSetup,
     cores: Vec<usize>,
+    busy_poll: Duration,
     io_memory: usize,
 }
 
@@ -363,6 +365,7 @@ fn start_shards(
         let spec = ShardSpec {
             shard,
             cpu: plan.core_of(shard),
+            busy_poll: plan.busy_poll,
             listeners,
             disk: plan.disk.clone(),
             tls: plan.tls.clone(),

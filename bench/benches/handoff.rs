@@ -155,6 +155,7 @@ fn to_a_shard_and_back(criterion: &mut Criterion) {
         tls: setup().expect("the crypto provider works"),
         mailboxes: Mailboxes { own, shards: Vec::new(), control },
         io_memory: 64 * 1024,
+        busy_poll: Duration::ZERO,
     };
     let thread = run_shard(spec, Answering::default).expect("a shard starts");
     let answer = || {

@@ -58,6 +58,9 @@ fn span_of(text: &str, path: &str) -> Option<std::ops::Range<usize>> {
     span
 }
 
+/// Longer, a shard with little work would hardly ever sleep.
+const BUSY_POLL_MAX: Duration = Duration::from_millis(100);
+
 /// Checks everything.
 pub fn check(config: &Config) -> Result<(), Problem> {
     check_top(config)?;
@@ -76,7 +79,14 @@ fn check_top(config: &Config) -> Result<(), Problem> {
             format!("{shards} shards cannot be run"),
             "1 to 255; leave it out for one per CPU",
         )),
-        _ => Ok(()),
+        _ => match config.busy_poll {
+            Some(time) if time > BUSY_POLL_MAX => Err(Problem::new(
+                "busy_poll",
+                format!("{} would keep a core busy all the time", text::format_duration(time)),
+                "at most 100ms; leave it out unless each microsecond counts",
+            )),
+            _ => Ok(()),
+        },
     }
 }
 

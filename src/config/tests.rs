@@ -88,6 +88,7 @@ fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
         Wrong("[retry]\nlifetime = \"1m\"\n", 2, 12, "less than `first`", ""),
         Wrong("[retry]\ndelay_warning = \"6d\"\n", 2, 17, "given up already", "never"),
         Wrong("[limits]\nmessage_size = \"1KB\"\n", 2, 16, "1KB cannot be used", "64KiB"),
+        Wrong("busy_poll = \"1s\"\n", 1, 13, "keep a core busy", "100ms"),
         Wrong("[limits]\nsessions = 0\n", 2, 12, "0 would refuse everything", ""),
         Wrong("[admin]\nmetrics = \"0.0.0.0:9525\"\n", 2, 11, "can be reached from elsewhere", "proxy"),
         Wrong("[dns]\nattempts = 0\n", 1, 1, "out of bounds", "1 to 10"),
@@ -118,6 +119,7 @@ fn every_key_can_be_set() {
     let text = r#"
         hostname = "Mx.Example.NET"
         shards = 4
+        busy_poll = "1ms"
         hold = true
         [spool]
         dir = "/srv/spool"

@@ -59,6 +59,8 @@ pub struct ShardSpec<M, R> {
     pub shard: u8,
     /// The core it is pinned to, if any.
     pub cpu: Option<usize>,
+    /// How long it looks for work before it sleeps; zero for not at all.
+    pub busy_poll: Duration,
     /// Where it takes connections.
     pub listeners: Vec<ListeningSocket>,
     /// Its part of the spool.
@@ -90,6 +92,7 @@ pub fn run_shard<H: Handler + 'static>(
             .name(&format!("shard-{number}"))
             .io_memory(spec.io_memory)
             .ring_depth(RING_DEPTH)
+            .spin_before_park(spec.busy_poll)
             .make()
             .map_err(|error| {
                 format!("shard {number}: the executor cannot be made: {error}; see `ringpost check-config`")
@@ -109,7 +112,7 @@ async fn run<H: Handler + 'static>(
     helper: Helper,
     make: impl FnOnce() -> H,
 ) -> Result<(), String> {
-    let ShardSpec { shard: number, cpu: _, listeners, disk, tls, mailboxes, io_memory: _ } = spec;
+    let ShardSpec { shard: number, cpu: _, busy_poll: _, listeners, disk, tls, mailboxes, io_memory: _ } = spec;
     let disk = Rc::new(Disk::new(disk, number, helper));
     disk.probe().await;
     let outlets = Outlets { shards: mailboxes.shards, control: mailboxes.control };

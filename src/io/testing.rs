@@ -210,6 +210,7 @@ impl TestShard {
         let spec = ShardSpec {
             shard: 0,
             cpu: None,
+            busy_poll: Duration::ZERO,
             listeners: vec![
                 ListeningSocket { socket: plain, implicit_tls: false, refusal: b"421 later\r\n" },
                 ListeningSocket { socket: implicit, implicit_tls: true, refusal: b"" },
