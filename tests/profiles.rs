@@ -67,7 +67,12 @@ fn restart() {
 }
 
 #[test]
+fn waiting() {
+    run("waiting");
+}
+
+#[test]
 fn each_profile_has_its_test() {
     let names: Vec<&str> = ALL.iter().map(|one| one.name).collect();
-    assert_eq!(names, ["accept", "deliver", "burst", "mixed", "tls", "deferred", "domains", "restart"]);
+    assert_eq!(names, ["accept", "deliver", "burst", "mixed", "tls", "deferred", "domains", "restart", "waiting"]);
 }

@@ -4,7 +4,10 @@
 //! relay does not start, when mail does not arrive for as long as the patience lasts, or when the relay does not stop in
 //! good order.
 
+mod waiting;
+
 use crate::ledger::Ledger;
+use crate::names::NameServer;
 use crate::process::Usage;
 use crate::receive::{self, ReceiveConfig, Receiver};
 use crate::record::Record;
@@ -46,10 +49,11 @@ enum Kind {
     Deferred,
     Domains,
     Restart,
+    Waiting,
 }
 
 /// All profiles, in the order in which they are run.
-pub const ALL: [Named; 8] = [
+pub const ALL: [Named; 9] = [
     Named {
         name: "accept",
         about: "1 KB messages made durable, none delivered until all are accepted",
@@ -69,6 +73,11 @@ pub const ALL: [Named; 8] = [
         name: "restart",
         about: "a backlog, the relay killed, and all of it delivered afterwards",
         kind: Kind::Restart,
+    },
+    Named {
+        name: "waiting",
+        about: "many recipients over many domains, each of them deferred once; a restart; then all are delivered",
+        kind: Kind::Waiting,
     },
 ];
 
@@ -105,6 +114,7 @@ impl Named {
     fn messages(&self, quick: bool) -> u64 {
         match (self.kind, quick) {
             (_, true) => 400,
+            (Kind::Waiting, false) => 1_000_000,
             (Kind::Burst, false) => 100_000,
             (Kind::Accept | Kind::Restart, false) => 50_000,
             (Kind::Mixed, false) => 10_000,
@@ -121,6 +131,11 @@ impl Named {
             Kind::Domains => Workload {
                 sizes: Sizes::Fixed(2048),
                 domains: Some(Domains::zipf(if quick { 1000 } else { 100_000 }, 1.0)),
+                ..plain
+            },
+            Kind::Waiting => Workload {
+                sizes: Sizes::Fixed(512),
+                domains: Some(Domains::zipf(if quick { 1000 } else { 100_000 }, 0.0)),
                 ..plain
             },
             _ => plain,
@@ -162,20 +177,40 @@ impl Named {
         std::fs::create_dir_all(setting.directory.as_path())?;
         std::fs::create_dir(&directory)?;
         let ledger = Arc::new(Ledger::default());
-        let record = Record::Ledger(ledger.clone());
         let mut receive = ReceiveConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         if self.kind == Kind::Tls {
             receive.tls = Some(receive::self_signed()?);
         }
-        let receiver = Receiver::start(receive, record.clone())?;
-        let command = self.relay_command(setting, &directory, receiver.addresses())?;
+        if self.kind == Kind::Waiting {
+            receive.rules = waiting::rules();
+        }
+        let names = match self.has_sites() {
+            true => {
+                // All of 127.0.0.0/8, where the name server sends the relay.
+                receive.listen = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))];
+                Some(NameServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?)
+            }
+            false => None,
+        };
+        let receiver = Receiver::start(receive, Record::Ledger(ledger.clone()))?;
+        let mut command = self.relay_command(setting, &directory, receiver.addresses())?;
+        if let Some(names) = &names {
+            let hosts = std::mem::take(&mut command.next_hops);
+            command.resolver = hosts.first().map(|host| (names.address(), host.port()));
+        }
         let run = Run { named: self, setting, command: &command, ledger: &ledger, receiver: &receiver };
-        let ran = run.all(record, show).map_err(|error| {
+        let ran = if self.kind == Kind::Waiting { run.waiting(show) } else { run.all(show) };
+        let ran = ran.map_err(|error| {
             let text = format!("{}: {error}; the end of the relay's log:\n{}", self.name, command.log_end(10));
             io::Error::new(error.kind(), text)
         })?;
         receiver.stop()?;
         Ok(ran)
+    }
+
+    /// Whether each domain is a site of its own, found by DNS.
+    fn has_sites(&self) -> bool {
+        matches!(self.kind, Kind::Domains | Kind::Waiting)
     }
 
     fn relay_command(&self, setting: &Setting, directory: &Path, next_hops: &[SocketAddr]) -> io::Result<RelayCommand> {
@@ -184,7 +219,8 @@ impl Named {
             spool: directory.join("spool"),
             listen: free_address()?,
             next_hops: next_hops.to_vec(),
-            retry: 1,
+            resolver: None,
+            retry: if self.kind == Kind::Waiting { waiting::RETRY_SECONDS } else { 1 },
             shards: setting.shards,
             connections: 20,
             hold: matches!(self.kind, Kind::Accept | Kind::Restart),
@@ -198,12 +234,16 @@ struct Run<'a> {
     named: &'a Named,
     setting: &'a Setting,
     command: &'a RelayCommand,
-    ledger: &'a Ledger,
+    ledger: &'a Arc<Ledger>,
     receiver: &'a Receiver,
 }
 
 impl Run<'_> {
-    fn all(&self, record: Record, show: &mut dyn FnMut(&Point, Option<u64>)) -> io::Result<Ran> {
+    fn record(&self) -> Record {
+        Record::Ledger(self.ledger.clone())
+    }
+
+    fn all(&self, show: &mut dyn FnMut(&Point, Option<u64>)) -> io::Result<Ran> {
         let quick = self.setting.quick;
         let workload = self.named.workload(self.setting.seed, quick);
         let config = self.named.send_config(self.command.listen, &workload.domain, quick)?;
@@ -211,7 +251,7 @@ impl Run<'_> {
         let before = Usage::of(relay.process())?;
         let began = Instant::now();
         let mut most = before.anonymous_kib;
-        let (tally, points) = Sender::start(config, workload, record)?.finish(|point| {
+        let (tally, points) = Sender::start(config, workload, self.record())?.finish(|point| {
             let queued = waiting(relay.admin());
             most = most.max(Usage::of(relay.process()).map_or(0, |usage| usage.anonymous_kib));
             show(point, queued);
