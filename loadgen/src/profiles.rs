@@ -135,7 +135,7 @@ impl Named {
             },
             Kind::Waiting => Workload {
                 sizes: Sizes::Fixed(512),
-                domains: Some(Domains::zipf(if quick { 1000 } else { 100_000 }, 0.0)),
+                domains: Some(Domains::zipf(if quick { 1000 } else { waiting::DOMAINS }, 0.0)),
                 ..plain
             },
             _ => plain,

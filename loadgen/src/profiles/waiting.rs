@@ -17,14 +17,17 @@ use std::time::{Duration, Instant};
 
 /// Between the attempts of the relay: longer than the run, so that nothing is due again in it.
 pub(super) const RETRY_SECONDS: u64 = 3600;
+/// Domains of the full form, each a site. So few that a connection to each, kept for a while, leaves descriptors over where
+/// 20,000 files may be open.
+pub(super) const DOMAINS: u32 = 10_000;
 /// The longest time in which messages are sent.
 const SEND_TIME: Duration = Duration::from_secs(3600);
-/// The pause between two looks at the relay.
-const LOOK: Duration = Duration::from_millis(100);
-/// How often the relay is told to try all, at most. What fails on the way, for want of a port or an answer by DNS, is not due
-/// before [`RETRY_SECONDS`] are over.
-const ORDERS_MAX: u32 = 5;
-/// The longest time without any arrival before it is told again.
+/// The pause between two looks at the relay. Each costs it a walk over its sites and its open files, which are many here, so
+/// they are rare; the short form has few.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_QUICK: Duration = Duration::from_millis(50);
+/// The longest time without any arrival before the relay is told again to try all. What fails on the way, for want of a
+/// descriptor or an answer by DNS, would not be due before [`RETRY_SECONDS`] are over.
 const ORDER_PATIENCE: Duration = Duration::from_secs(20);
 /// The exit code with which `ringpost queue` says that there was nothing to do.
 const NOTHING: i32 = 1;
@@ -73,13 +76,17 @@ impl Run<'_> {
             WaitingFigures { pss_before_kib: proportional_kib(relay.process())?, ..WaitingFigures::default() };
         let mut most = before.anonymous_kib;
         let began = Instant::now();
+        let mut looked = began;
         let (tally, points) = Sender::start(config, workload, self.record())?.finish(|point| {
-            let queued = waiting(relay.admin());
+            let queued = (looked.elapsed() >= self.look()).then(|| waiting(relay.admin())).flatten();
+            if queued.is_some() {
+                looked = Instant::now();
+            }
             most = most.max(Usage::of(relay.process()).map_or(0, |usage| usage.anonymous_kib));
             show(point, queued);
             queued
         })?;
-        wait_for(&relay, "recipients that have been tried", "scheduled", |queue| {
+        self.wait_for(&relay, "recipients that have been tried", "scheduled", |queue| {
             most = most.max(Usage::of(relay.process()).map_or(0, |usage| usage.anonymous_kib));
             queue.is_tried(tally.recipients)
         })?;
@@ -114,6 +121,34 @@ impl Run<'_> {
         Ok(Ran { results, tally })
     }
 
+    fn look(&self) -> Duration {
+        if self.setting.quick { LOOK_QUICK } else { LOOK }
+    }
+
+    /// Looks at the queue until it is as wanted. An error when a count of it has not risen for as long as the patience lasts.
+    fn wait_for(
+        &self,
+        relay: &Relay,
+        what: &str,
+        rising: &str,
+        mut done: impl FnMut(&Queue) -> bool,
+    ) -> io::Result<Queue> {
+        let (mut most, mut risen) = (0, Instant::now());
+        loop {
+            let queue = Queue::of(relay)?;
+            if done(&queue) {
+                return Ok(queue);
+            }
+            if queue.count(rising) > most {
+                (most, risen) = (queue.count(rising), Instant::now());
+            } else if risen.elapsed() > PATIENCE {
+                let text = format!("no more {what} for {PATIENCE:?}; the relay says {}", queue.status);
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            std::thread::sleep(self.look());
+        }
+    }
+
     /// Stops the relay in good order and starts it again, until it knows all messages.
     fn again(&self, mut relay: Relay, messages: u64, figures: &mut WaitingFigures) -> io::Result<Relay> {
         let asked = Instant::now();
@@ -125,7 +160,8 @@ impl Run<'_> {
         let started = Instant::now();
         let relay = self.command.start()?;
         figures.listening_seconds = relay.start_time.as_secs_f64();
-        let queue = wait_for(&relay, "messages that it knows again", "messages", |queue| queue.is_known(messages))?;
+        let queue =
+            self.wait_for(&relay, "messages that it knows again", "messages", |queue| queue.is_known(messages))?;
         figures.known_seconds = started.elapsed().as_secs_f64();
         figures.known_kib = Usage::of(relay.process())?.anonymous_kib;
         figures.pss_known_kib = proportional_kib(relay.process())?;
@@ -137,14 +173,23 @@ impl Run<'_> {
     fn deliver(&self, relay: &Relay, figures: &mut WaitingFigures) -> io::Result<bool> {
         self.receiver.lift_rules();
         let began = Instant::now();
-        let mut complete = false;
-        while !complete && figures.orders < ORDERS_MAX {
-            order_retry(self.command)?;
+        let (mut complete, mut arrived, mut risen) = (false, 0, began);
+        while !complete && risen.elapsed() <= PATIENCE {
             figures.orders += 1;
+            let order = order_retry(self.command)?;
             if figures.orders == 1 {
                 figures.order_seconds = began.elapsed().as_secs_f64();
             }
+            if let Some(refusal) = order {
+                figures.orders_refused += 1;
+                if figures.orders_refused == 1 {
+                    eprintln!("ringpost-load: an order to try all was refused: {refusal}");
+                }
+            }
             complete = self.ledger.wait_complete(ORDER_PATIENCE);
+            if self.ledger.arrived_count() > arrived {
+                (arrived, risen) = (self.ledger.arrived_count(), Instant::now());
+            }
         }
         figures.delivered_seconds = began.elapsed().as_secs_f64();
         if !complete {
@@ -154,30 +199,12 @@ impl Run<'_> {
     }
 }
 
-/// Looks at the queue until it is as wanted. An error when a count of it has not risen for as long as the patience lasts.
-fn wait_for(relay: &Relay, what: &str, rising: &str, mut done: impl FnMut(&Queue) -> bool) -> io::Result<Queue> {
-    let (mut most, mut risen) = (0, Instant::now());
-    loop {
-        let queue = Queue::of(relay)?;
-        if done(&queue) {
-            return Ok(queue);
-        }
-        if queue.count(rising) > most {
-            (most, risen) = (queue.count(rising), Instant::now());
-        } else if risen.elapsed() > PATIENCE {
-            let text = format!("no more {what} for {PATIENCE:?}; the relay says {}", queue.status);
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
-        std::thread::sleep(LOOK);
-    }
-}
-
-/// `ringpost queue retry --all`. That nothing waits any more is no error.
-fn order_retry(command: &RelayCommand) -> io::Result<()> {
+/// `ringpost queue retry --all`; what the relay said if it did not, or not for all of them. That nothing waits is as good.
+fn order_retry(command: &RelayCommand) -> io::Result<Option<String>> {
     let output =
         Command::new(&command.binary).args(["queue", "retry", "--all", "--spool"]).arg(&command.spool).output()?;
     match output.status.code() {
-        Some(0 | NOTHING) => Ok(()),
-        _ => Err(io::Error::other(format!("queue retry: {}", String::from_utf8_lossy(&output.stderr)))),
+        Some(0 | NOTHING) => Ok(None),
+        _ => Ok(Some(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())),
     }
 }

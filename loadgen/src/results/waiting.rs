@@ -31,7 +31,9 @@ pub struct WaitingFigures {
     pub order_seconds: f64,
     /// How often the order was given: what fails for other reasons than the destination's has to be told again.
     pub orders: u32,
-    /// From the first order to the last arrival, in seconds.
+    /// Orders that the relay refused, or carried out for some only.
+    pub orders_refused: u32,
+    /// From the first order to the last arrival, or until the patience was over, in seconds.
     pub delivered_seconds: f64,
 }
 
@@ -59,8 +61,8 @@ impl fmt::Display for WaitingFigures {
         )?;
         writeln!(
             f,
-            "  retry         ordered {} times, the first took {:.2} s; the last arrival {:.2} s after it",
-            self.orders, self.order_seconds, self.delivered_seconds
+            "  retry         ordered {} times ({} refused), the first took {:.2} s; all of it {:.2} s",
+            self.orders, self.orders_refused, self.order_seconds, self.delivered_seconds
         )
     }
 }
