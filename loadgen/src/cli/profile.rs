@@ -19,7 +19,7 @@ use std::path::PathBuf;
 ///   deferred  a third of the recipients refused for now, once or twice
 ///   domains   recipients over many domains by Zipf's law
 ///   restart   a backlog, the relay killed, and all of it delivered afterwards
-///   waiting   a million recipients over 100,000 domains, each deferred once; a restart; then all are delivered
+///   waiting   a million recipients over 10,000 domains, each deferred once; a restart; then all are delivered
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
