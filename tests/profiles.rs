@@ -79,7 +79,15 @@ fn latency() {
 }
 
 #[test]
+fn waiting() {
+    run("waiting");
+}
+
+#[test]
 fn each_profile_has_its_test() {
     let names: Vec<&str> = ALL.iter().map(|one| one.name).collect();
-    assert_eq!(names, ["accept", "deliver", "burst", "mixed", "tls", "deferred", "domains", "restart", "latency"]);
+    assert_eq!(
+        names,
+        ["accept", "deliver", "burst", "mixed", "tls", "deferred", "domains", "restart", "latency", "waiting"]
+    );
 }

@@ -3,8 +3,8 @@
 //! A [`workload`] makes messages; [`send`] sends them and [`receive`] takes them, both on the [`engine`], which is an
 //! io_uring of its own. The [`ledger`] compares what was acknowledged with what arrived, through a [`record`] of each side.
 //! [`results`] are what is known of a run, [`html`] shows them, [`compare`] tells two of them apart. [`profiles`] put all of
-//! it around the program under test, which [`relay`] runs and whose [`buckets`] of times it reads, and hold it against a bare sync by [`sync_probe`];
-//! [`delay`] puts a distance in between.
+//! it around the program under test, which [`relay`] runs and whose [`buckets`] of times it reads, and hold it against a bare
+//! sync by [`sync_probe`]; [`delay`] puts a distance in between, and [`names`] makes up the domains.
 //!
 //! [`source`] and [`sink`] are a second pair, of threads that block and speak the program's own client protocol: for tests
 //! that hold single sessions in their hands (gates, breaking off, waiting for a refusal), not for load.
@@ -18,6 +18,7 @@ pub mod destination;
 pub mod engine;
 pub mod html;
 pub mod ledger;
+pub mod names;
 mod notice;
 pub mod process;
 pub mod profiles;

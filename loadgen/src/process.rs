@@ -16,6 +16,23 @@ pub struct Usage {
     pub most_resident_kib: u64,
 }
 
+/// The memory of a process in KiB, with its share of what it has in common with others (PSS). The kernel walks all pages for
+/// it, so it is not for every tenth of a second.
+///
+/// # Errors
+/// When the process is gone, or another's.
+pub fn proportional_kib(process: u32) -> io::Result<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{process}/smaps_rollup has no Pss"));
+    kib(&rollup, "Pss:").ok_or_else(wrong)
+}
+
+/// The line `NAME N kB`.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
 impl Usage {
     /// What a process has used.
     ///
@@ -28,10 +45,7 @@ impl Usage {
         let ticks = parse_ticks(&stat).ok_or_else(wrong)?;
         // SAFETY: asks for a constant of the system.
         let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1);
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.trim().strip_suffix("kB")?.trim().parse().ok()
-        };
+        let kib = |name: &str| kib(&status, name);
         Ok(Usage {
             cpu: Duration::from_secs_f64(ticks as f64 / per_second as f64),
             resident_kib: kib("VmRSS:").ok_or_else(wrong)?,
@@ -61,6 +75,7 @@ mod tests {
                 && usage.most_resident_kib >= usage.resident_kib
         );
         assert!(Usage::of(u32::MAX).is_err());
+        assert!(proportional_kib(std::process::id()).unwrap() > 0 && proportional_kib(u32::MAX).is_err());
     }
 
     #[test]

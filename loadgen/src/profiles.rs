@@ -5,8 +5,10 @@
 //! good order.
 
 mod half;
+mod waiting;
 
 use crate::ledger::Ledger;
+use crate::names::NameServer;
 use crate::process::Usage;
 use crate::receive::{self, ReceiveConfig, Receiver};
 use crate::record::Record;
@@ -50,10 +52,11 @@ enum Kind {
     Domains,
     Restart,
     Latency,
+    Waiting,
 }
 
 /// All profiles, in the order in which they are run.
-pub const ALL: [Named; 9] = [
+pub const ALL: [Named; 10] = [
     Named {
         name: "accept",
         about: "1 KB messages made durable, none delivered until all are accepted",
@@ -78,6 +81,11 @@ pub const ALL: [Named; 9] = [
         name: "latency",
         about: "1 KB messages at half of the rate that a closed loop has reached, beside a bare sync of the disk",
         kind: Kind::Latency,
+    },
+    Named {
+        name: "waiting",
+        about: "many recipients over many domains, each of them deferred once; a restart; then all are delivered",
+        kind: Kind::Waiting,
     },
 ];
 
@@ -117,6 +125,7 @@ impl Named {
             (Kind::Latency, true) => 200,
             (_, true) => 400,
             (Kind::Latency, false) => 60_000,
+            (Kind::Waiting, false) => 1_000_000,
             (Kind::Burst, false) => 100_000,
             (Kind::Accept | Kind::Restart, false) => 50_000,
             (Kind::Mixed, false) => 10_000,
@@ -133,6 +142,11 @@ impl Named {
             Kind::Domains => Workload {
                 sizes: Sizes::Fixed(2048),
                 domains: Some(Domains::zipf(if quick { 1000 } else { 100_000 }, 1.0)),
+                ..plain
+            },
+            Kind::Waiting => Workload {
+                sizes: Sizes::Fixed(512),
+                domains: Some(Domains::zipf(if quick { 1000 } else { waiting::DOMAINS }, 0.0)),
                 ..plain
             },
             _ => plain,
@@ -180,15 +194,36 @@ impl Named {
         if self.kind == Kind::Tls {
             receive.tls = Some(receive::self_signed()?);
         }
+        if self.kind == Kind::Waiting {
+            receive.rules = waiting::rules();
+        }
+        let names = match self.has_sites() {
+            true => {
+                // All of 127.0.0.0/8, where the name server sends the relay.
+                receive.listen = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))];
+                Some(NameServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?)
+            }
+            false => None,
+        };
         let receiver = Receiver::start(receive, Record::Ledger(ledger.clone()))?;
-        let command = self.relay_command(setting, &directory, receiver.addresses())?;
+        let mut command = self.relay_command(setting, &directory, receiver.addresses())?;
+        if let Some(names) = &names {
+            let hosts = std::mem::take(&mut command.next_hops);
+            command.resolver = hosts.first().map(|host| (names.address(), host.port()));
+        }
         let run = Run { named: self, setting, command: &command, ledger: &ledger, receiver: &receiver };
-        let ran = run.all(show).map_err(|error| {
+        let ran = if self.kind == Kind::Waiting { run.waiting(show) } else { run.all(show) };
+        let ran = ran.map_err(|error| {
             let text = format!("{}: {error}; the end of the relay's log:\n{}", self.name, command.log_end(10));
             io::Error::new(error.kind(), text)
         })?;
         receiver.stop()?;
         Ok(ran)
+    }
+
+    /// Whether each domain is a site of its own, found by DNS.
+    fn has_sites(&self) -> bool {
+        matches!(self.kind, Kind::Domains | Kind::Waiting)
     }
 
     fn relay_command(&self, setting: &Setting, directory: &Path, next_hops: &[SocketAddr]) -> io::Result<RelayCommand> {
@@ -197,7 +232,8 @@ impl Named {
             spool: directory.join("spool"),
             listen: free_address()?,
             next_hops: next_hops.to_vec(),
-            retry: 1,
+            resolver: None,
+            retry: if self.kind == Kind::Waiting { waiting::RETRY_SECONDS } else { 1 },
             shards: setting.shards,
             connections: 20,
             hold: matches!(self.kind, Kind::Accept | Kind::Restart),

@@ -29,11 +29,13 @@ pub struct RelayCommand {
     pub listen: SocketAddr,
     /// Where it delivers to, in order of preference.
     pub next_hops: Vec<SocketAddr>,
+    /// Where there are no next hops: the name server that it asks for the domains' own mail hosts, and their port.
+    pub resolver: Option<(SocketAddr, u16)>,
     /// Seconds between attempts.
     pub retry: u64,
     /// Shards.
     pub shards: u8,
-    /// Connections to the next hop.
+    /// Connections to each site.
     pub connections: u32,
     /// Deliver nothing.
     pub hold: bool,
@@ -59,6 +61,9 @@ impl RelayCommand {
         command.arg("--listen").arg(self.listen.to_string());
         for next_hop in &self.next_hops {
             command.arg("--next-hop").arg(next_hop.to_string());
+        }
+        if let Some((server, port)) = self.resolver {
+            command.args(["--resolver", &server.to_string(), "--delivery-port", &port.to_string()]);
         }
         command.args(["--retry", &self.retry.to_string(), "--shards", &self.shards.to_string()]);
         command.args(["--connections", &self.connections.to_string()]);

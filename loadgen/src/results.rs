@@ -2,6 +2,8 @@
 //!
 //! Fields are only ever added; a file of a version that is not known is refused.
 
+mod waiting;
+
 use crate::ledger::Findings;
 use crate::report::Distribution;
 use crate::send::tally::{Point, Tally};
@@ -11,6 +13,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
+pub use waiting::WaitingFigures;
 
 /// The version of the form.
 const FORM: u32 = 1;
@@ -45,6 +48,9 @@ pub struct Results {
     /// What its latency is held against, where the load was half of what it takes.
     #[serde(default)]
     pub half: Option<HalfFigures>,
+    /// What many waiting recipients cost it, where the run is about them.
+    #[serde(default)]
+    pub waiting: Option<WaitingFigures>,
 }
 
 /// What was sent, and how long it took.
@@ -322,6 +328,9 @@ impl fmt::Display for Results {
         }
         if let Some(half) = &self.half {
             half.write(f, &sent.latency)?;
+        }
+        if let Some(waiting) = &self.waiting {
+            write!(f, "{waiting}")?;
         }
         if let Some(ledger) = &self.ledger {
             writeln!(f, "  ledger        {ledger}")?;

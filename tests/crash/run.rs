@@ -85,6 +85,7 @@ impl Run {
             spool,
             listen,
             next_hops: vec![sink.address()],
+            resolver: None,
             retry: 1,
             shards: 2,
             connections: CONNECTIONS,

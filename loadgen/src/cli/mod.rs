@@ -7,6 +7,7 @@ mod compare;
 mod delay;
 mod ledger;
 mod live;
+mod names;
 mod output;
 mod profile;
 mod send;
@@ -38,6 +39,8 @@ enum Act {
     Profile(profile::Arguments),
     /// Make the other end of connections seem far away.
     Delay(delay::Arguments),
+    /// Be the name server of as many domains as a load likes to have.
+    Names(names::Arguments),
 }
 
 /// Runs the command that the arguments name.
@@ -49,6 +52,7 @@ pub fn run() -> ExitCode {
         Act::Compare(arguments) => compare::run(&arguments),
         Act::Profile(arguments) => profile::run(&arguments),
         Act::Delay(arguments) => delay::run(&arguments),
+        Act::Names(arguments) => names::run(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

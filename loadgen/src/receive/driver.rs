@@ -59,7 +59,7 @@ impl Destination {
     /// What the rules say about a connection as such. False when it is to be reset.
     fn admit(&mut self, session: &mut Session, io: &mut Io, conn: ConnId) -> bool {
         let shared = self.shared.clone();
-        for (number, rule) in shared.config.rules.iter().enumerate() {
+        for (number, rule) in shared.rules().iter().enumerate() {
             if !rule.is_of_connection() || !rule.fits_address(session.listener) || !session.draws(rule.per_thousand) {
                 continue;
             }
@@ -147,7 +147,7 @@ impl Driver for Destination {
         figures.open_max.fetch_max(open, Relaxed);
         let random = Random::part(self.shared.config.seed, self.accepted);
         let mut session = Box::new(Session::new(self.addresses[listener], random, Instant::now()));
-        if !self.shared.config.rules.is_empty() && !self.admit(&mut session, io, conn) {
+        if !self.shared.rules().is_empty() && !self.admit(&mut session, io, conn) {
             self.leave(&session);
             return false;
         }

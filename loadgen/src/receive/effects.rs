@@ -24,7 +24,7 @@ impl Effects {
     /// Asks the rules about one recipient: why it is refused, if it is; what concerns the content is kept.
     pub(super) fn of_recipient(&mut self, session: &mut Session, path: &str, shared: &Shared) -> Option<&'static [u8]> {
         let domain = path.rsplit_once('@').map_or("", |(_, domain)| domain);
-        for (number, rule) in shared.config.rules.iter().enumerate() {
+        for (number, rule) in shared.rules().iter().enumerate() {
             if !rule.fits(domain, session.listener) || !session.draws(rule.per_thousand) {
                 continue;
             }

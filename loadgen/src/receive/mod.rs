@@ -121,9 +121,15 @@ pub(crate) struct Shared {
     pub(crate) record: Record,
     pub(crate) figures: Arc<Figures>,
     limits: Mutex<Limits>,
+    rules_lifted: AtomicBool,
 }
 
 impl Shared {
+    /// The rules that apply now.
+    pub(crate) fn rules(&self) -> &[Rule] {
+        if self.rules_lifted.load(Ordering::Relaxed) { &[] } else { &self.config.rules }
+    }
+
     pub(crate) fn limits(&self) -> MutexGuard<'_, Limits> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,7 +137,7 @@ impl Shared {
 
 /// A running destination.
 pub struct Receiver {
-    figures: Arc<Figures>,
+    shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<io::Result<()>>>,
@@ -158,10 +164,15 @@ impl Receiver {
             addresses = set.iter().map(|listener| listener.address).collect();
             sets.push(set);
         }
-        let figures = Arc::new(Figures::default());
-        let shared = Arc::new(Shared { config, record, figures: figures.clone(), limits: Mutex::default() });
+        let shared = Arc::new(Shared {
+            config,
+            record,
+            figures: Arc::default(),
+            limits: Mutex::default(),
+            rules_lifted: AtomicBool::new(false),
+        });
         let stop = Arc::new(AtomicBool::new(false));
-        let mut receiver = Receiver { figures, addresses, stop, threads: Vec::new() };
+        let mut receiver = Receiver { shared: shared.clone(), addresses, stop, threads: Vec::new() };
         for (number, listeners) in sets.into_iter().enumerate() {
             let (shared, stop) = (shared.clone(), receiver.stop.clone());
             let thread = std::thread::Builder::new()
@@ -179,7 +190,12 @@ impl Receiver {
 
     /// What came so far.
     pub fn figures(&self) -> Arc<Figures> {
-        self.figures.clone()
+        self.shared.figures.clone()
+    }
+
+    /// From now on no rule applies, to connections that stand neither. What addresses ask for still does.
+    pub fn lift_rules(&self) {
+        self.shared.rules_lifted.store(true, Ordering::Relaxed);
     }
 
     /// Whether a thread has ended, which none does by itself unless it failed.

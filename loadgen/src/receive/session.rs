@@ -295,7 +295,7 @@ impl Session {
             }
             _ => {}
         }
-        if shared.config.rules.is_empty() {
+        if shared.rules().is_empty() {
             return None;
         }
         let mut effects = std::mem::take(&mut self.effects);
@@ -554,6 +554,10 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], 25))
     }
 
+    fn shared(config: ReceiveConfig, record: Record) -> Shared {
+        Shared { config, record, figures: Arc::default(), limits: Default::default(), rules_lifted: Default::default() }
+    }
+
     /// A dialog that holds everything, and how many messages it delivers.
     fn dialog() -> (Vec<u8>, u64) {
         let workload = Workload { content_refused: 0, ..Workload::mixed(3) };
@@ -600,7 +604,7 @@ mod tests {
             let ledger = Arc::new(Ledger::default());
             let record = Record::Ledger(ledger.clone());
             let config = ReceiveConfig::new(listener());
-            let shared = Shared { config, record, figures: Arc::default(), limits: Default::default() };
+            let shared = shared(config, record);
             let mut session = Session::new(listener(), Random::new(1), Instant::now());
             let (mut out, mut last) = (Vec::new(), Next::Continue);
             for piece in dialog.chunks(size) {
@@ -616,13 +620,23 @@ mod tests {
     }
 
     #[test]
+    fn rules_can_be_lifted_while_a_connection_stands() {
+        let rules = vec!["* defer".parse().unwrap()];
+        let shared = shared(ReceiveConfig { rules, ..ReceiveConfig::new(listener()) }, Record::Nothing);
+        let mut session = Session::new(listener(), Random::new(1), Instant::now());
+        let mut out = Vec::new();
+        session.take(b"EHLO a\r\nMAIL FROM:<a@b>\r\n", &mut out, &shared);
+        for (lifted, expected) in [(false, "450 "), (true, "250 ")] {
+            shared.rules_lifted.store(lifted, Relaxed);
+            out.clear();
+            session.take(b"RCPT TO:<x@y>\r\n", &mut out, &shared);
+            assert!(out.starts_with(expected.as_bytes()), "{}", String::from_utf8_lossy(&out));
+        }
+    }
+
+    #[test]
     fn what_is_too_large_ends_the_connection() {
-        let shared = Shared {
-            config: ReceiveConfig::new(listener()),
-            record: Record::Nothing,
-            figures: Arc::default(),
-            limits: Default::default(),
-        };
+        let shared = shared(ReceiveConfig::new(listener()), Record::Nothing);
         let take = |bytes: &[u8]| {
             Session::new(listener(), Random::new(1), Instant::now()).take(bytes, &mut Vec::new(), &shared)
         };
