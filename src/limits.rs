@@ -61,6 +61,8 @@ pub const ADMIN_BUDGET: usize = 4000;
 pub const MAX_QUEUED_REPORTS: usize = 1024;
 /// Ticks between the slow housekeeping: a second.
 pub const SLOW_TICKS: u64 = 50;
+/// How often, in ticks, the log is told of lines that are missing from it; a multiple of [`SLOW_TICKS`].
+pub const DROPS_TOLD_EVERY: u64 = 10 * SLOW_TICKS;
 /// A tick looks at one in so many connections: each is seen once a second.
 pub const SWEEP_SHARE: usize = 50;
 /// How long a start waits for the spool's first segment before it counts as done all the same.

@@ -4,6 +4,7 @@
 //! ([`AdminRequest::Metrics`](crate::shard::message::AdminRequest)). Names and text form for Prometheus are in
 //! src/control/metrics_text.rs. Nothing here can fail: counters wrap after centuries, histograms saturate.
 
+use foldhash::HashMap;
 use hdrhistogram::Histogram;
 
 /// The longest time a histogram tells apart, in microseconds: one hour. Longer ones count as this.
@@ -263,8 +264,11 @@ impl ShardMetrics {
         self.retained_octets += retained_octets;
         self.content_octets += content_octets;
         self.queue.add(queue);
+        // There may be a hundred thousand of them.
+        let places: HashMap<Box<str>, usize> =
+            self.queue_by_site.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
         for (site, ready) in queue_by_site {
-            match self.queue_by_site.iter_mut().find(|(name, _)| name == site) {
+            match places.get(site).and_then(|&place| self.queue_by_site.get_mut(place)) {
                 Some((_, sum)) => *sum += ready,
                 None => self.queue_by_site.push((site.clone(), *ready)),
             }

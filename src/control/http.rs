@@ -25,6 +25,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -443,11 +444,12 @@ async fn act(
 
 async fn sites(State(shared): State<Arc<Shared>>) -> Result<Json<Vec<SiteSummary>>, Failure> {
     let replies = shared.requests.ask(AdminRequest::Sites).await?;
-    let mut merged: Vec<SiteSummary> = Vec::new();
+    // There may be a hundred thousand of them.
+    let mut by_name: HashMap<String, SiteSummary> = HashMap::default();
     for reply in replies {
         let AdminReply::Sites(some) = reply else { continue };
         for site in some {
-            match merged.iter_mut().find(|known| known.name == site.name) {
+            match by_name.get_mut(&site.name) {
                 Some(known) => {
                     known.ready += site.ready;
                     // Counted over all shards already.
@@ -456,10 +458,13 @@ async fn sites(State(shared): State<Arc<Shared>>) -> Result<Json<Vec<SiteSummary
                         known.state = site.state;
                     }
                 }
-                None => merged.push(site),
+                None => {
+                    by_name.insert(site.name.clone(), site);
+                }
             }
         }
     }
+    let mut merged: Vec<SiteSummary> = by_name.into_values().collect();
     merged.sort_by(|a, b| b.ready.cmp(&a.ready).then_with(|| a.name.cmp(&b.name)));
     Ok(Json(merged))
 }

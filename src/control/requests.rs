@@ -19,10 +19,10 @@ pub const MAX_REQUESTS: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
     /// Too many questions are under way.
-    #[error("{MAX_REQUESTS} requests are under way already; try again in a moment")]
+    #[error("{MAX_REQUESTS} requests are under way already")]
     TooMany,
     /// A mailbox is full.
-    #[error("the mailbox of shard {shard} is full, so it was not asked; try again in a moment")]
+    #[error("the mailbox of shard {shard} is full, so it was not asked")]
     Full {
         /// Whose.
         shard: u8,

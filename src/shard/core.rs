@@ -9,7 +9,7 @@ use crate::envelope::Envelope;
 use crate::event::{Event, Severity};
 use crate::id::{MessageId, MessageIds};
 use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide};
-use crate::limits::{MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHARE};
+use crate::limits::{DROPS_TOLD_EVERY, MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHARE};
 use crate::metrics::{QueueDepth, ShardMetrics};
 use crate::policy::session_limits::SessionLimits;
 use crate::queue::{Queue, QueueConfig, SiteId};
@@ -120,6 +120,8 @@ pub struct Core {
     stopped: bool,
     pub(super) ticks: u64,
     swept: usize,
+    /// Of the dropped events, those that the log knows of.
+    told_drops: u64,
     pub(super) room: Room,
     random: u64,
 }
@@ -191,6 +193,7 @@ impl Core {
             stopped: false,
             ticks: 0,
             swept: 0,
+            told_drops: 0,
             room: Room::default(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15,
             settings,
@@ -299,6 +302,20 @@ impl Core {
         self.retry_blocked_reports(now);
         self.append_unsent_notifications(now);
         self.retry_reports();
+        self.tell_drops();
+    }
+
+    /// Tells the log that lines of it are missing, not more often than it can be read.
+    fn tell_drops(&mut self) {
+        let dropped = self.metrics.dropped_events - self.told_drops;
+        if dropped == 0 || !self.ticks.is_multiple_of(DROPS_TOLD_EVERY) {
+            return;
+        }
+        self.told_drops = self.metrics.dropped_events;
+        let text = format!(
+            "{dropped} lines are missing from this log: the control thread could not keep up (ringpost_dropped_events_total              counts them); no mail is concerned"
+        );
+        self.notice(Severity::Warning, text);
     }
 
     fn retry_reports(&mut self) {
