@@ -16,6 +16,9 @@ const COOP_TASKRUN: u32 = 1 << 8;
 /// `IORING_SETUP_IOPOLL`: such a ring finishes nothing by interrupts.
 const IOPOLL: u32 = 1;
 
+/// `IORING_REGISTER_IOWQ_AFF`.
+const REGISTER_IOWQ_AFF: libc::c_uint = 17;
+
 /// The size of `struct io_uring_params`, and where its flags stand, in words of four octets.
 const PARAMS_WORDS: usize = 30;
 const FLAGS: usize = 2;
@@ -35,6 +38,7 @@ unsafe extern "C" fn __wrap___sys_io_uring_setup(entries: libc::c_uint, params: 
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
             Ok(ring) => {
                 *params = with_flag;
+                free_workers(ring);
                 return ring;
             }
             // `errno` stands as the call left it.
@@ -42,6 +46,31 @@ unsafe extern "C" fn __wrap___sys_io_uring_setup(entries: libc::c_uint, params: 
         }
     }
     setup(entries, params).unwrap_or(-1)
+}
+
+/// Lets the kernel's workers of a ring run on every core that the process may use. What cannot be done at once, a sync for
+/// one, is done by such a worker; it takes over the pinning of the thread that made the ring, and would wait for the shard to
+/// leave its core.
+fn free_workers(ring: libc::c_int) {
+    // SAFETY: a set of zeros is an empty set.
+    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let size = size_of::<libc::cpu_set_t>();
+    // The first thread is never pinned, and its number is the process's.
+    // SAFETY: the set may be written and has the size that is given; the kernel keeps no pointer to it.
+    let known = unsafe { libc::sched_getaffinity(libc::getpid(), size, &raw mut cores) } == 0;
+    if known {
+        // A kernel before 5.14 does not know it: then the workers stay where the shard is.
+        // SAFETY: the set is read only, with the size that is given.
+        let _ = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                ring,
+                REGISTER_IOWQ_AFF,
+                (&raw const cores).cast::<libc::c_void>(),
+                size,
+            )
+        };
+    }
 }
 
 fn setup(entries: libc::c_uint, params: &mut [u32; PARAMS_WORDS]) -> io::Result<libc::c_int> {
