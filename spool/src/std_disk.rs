@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The directory of segments inside a spool directory.
 pub const SEGMENT_DIRECTORY: &str = "segments";
@@ -19,8 +20,8 @@ pub const CONTENT_DIRECTORY: &str = "content";
 const SPARE_PREFIX: &str = "spare-";
 /// Of files that are being made: worthless after a crash.
 const NEW_PREFIX: &str = "new-";
-/// Bytes of zeros written at a time to a new segment.
-const ZEROS_LEN: usize = 1024 * 1024;
+/// Bytes of zeros written at a time to a new segment: so few that a log's own write does not wait long behind them.
+const ZEROS_LEN: usize = 128 * 1024;
 
 /// A spool directory.
 #[derive(Clone, Debug)]
@@ -81,7 +82,8 @@ impl StdDisk {
         let new = self.segment_directory().join(format!("{NEW_PREFIX}{}", segment.file_name()));
         let made = match self.take_spare(&new, size) {
             Ok(true) => Ok(()),
-            Ok(false) => fill_new(&new, size),
+            // Nobody waits for it as long as there are others to write to.
+            Ok(false) => fill_new(&new, size, !self.segments()?.is_empty()),
             Err(error) => Err(error),
         };
         if let Err(error) = made.and_then(|()| fs::rename(&new, &path)) {
@@ -178,7 +180,7 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 
 /// Makes a file of zeros whose blocks are all allocated and written, so that writing them again needs no new space and
 /// no change of the file system's own records.
-fn fill_new(path: &Path, size: u32) -> io::Result<()> {
+fn fill_new(path: &Path, size: u32, gently: bool) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     // SAFETY: the descriptor is open for the whole call and the kernel reads nothing from our memory.
     let refused = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, i64::from(size)) } != 0;
@@ -191,8 +193,8 @@ fn fill_new(path: &Path, size: u32) -> io::Result<()> {
     }
     // Past the page cache where that is possible: nobody reads these zeros.
     let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path);
-    match direct.and_then(|direct| write_zeros(&direct, size)) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => write_zeros(&file, size)?,
+    match direct.and_then(|direct| write_zeros(&direct, size, gently)) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => write_zeros(&file, size, gently)?,
         other => other?,
     }
     file.sync_all()
@@ -204,11 +206,16 @@ struct Zeros([u8; ZEROS_LEN]);
 
 static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
 
-fn write_zeros(file: &File, size: u32) -> io::Result<()> {
+/// Writes zeros. With `gently` the disk is left to others for half of the time.
+fn write_zeros(file: &File, size: u32, gently: bool) -> io::Result<()> {
     let mut offset = 0;
     while offset < u64::from(size) {
         let len = (u64::from(size) - offset).min(ZEROS_LEN as u64);
+        let began = Instant::now();
         file.write_all_at(&ZEROS.0[..len as usize], offset)?;
+        if gently {
+            std::thread::sleep(began.elapsed());
+        }
         offset += len;
     }
     Ok(())
