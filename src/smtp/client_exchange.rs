@@ -364,8 +364,12 @@ impl Current {
         match self.ahead {
             Ahead::No => false,
             Ahead::Trial => before_content && matches!(reply.code / 100, 4 | 5),
-            // Unknown command, bad sequence.
-            Ahead::Known => before_content && matches!(reply.code, 500 | 503),
+            // Unknown command, bad sequence. Behind a refusal of ours a peer says so with good reason: RCPT without a MAIL that
+            // it took, DATA without a recipient.
+            Ahead::Known => {
+                let after_refusal = self.settled || self.step == Step::Data && self.accepted == 0;
+                before_content && !after_refusal && matches!(reply.code, 500 | 503)
+            }
         }
     }
 

@@ -61,10 +61,23 @@ fn replies_of_a_peer_that_lost_commands_decide_nothing() {
 
 #[test]
 fn a_host_that_is_known_to_take_it_may_refuse() {
-    let mut client = gone_ahead(false);
-    let (rest, events) = told(&mut client, "250 2.0.0 stored\r\n250 ok\r\n550 5.1.1 no\r\n503 5.5.1 none\r\n");
-    assert_eq!(events[..2], [delivered(0), ClientEvent::Next]);
-    assert_eq!((rest.as_str(), events.len()), ("", 4), "{events:?}");
+    // The peer finds DATA without a recipient, and RCPT without a sender, out of sequence: nothing was lost.
+    for (replies, stage) in [
+        ("250 ok\r\n550 5.1.1 no\r\n503 5.5.1 none\r\n", Stage::Recipient),
+        ("450 4.0.0 no\r\n503 5.5.1 none\r\n503 5.5.1 none\r\n", Stage::Mail),
+    ] {
+        let mut client = gone_ahead(false);
+        let (rest, events) = told(&mut client, &format!("250 2.0.0 stored\r\n{replies}"));
+        assert_eq!(events[..2], [delivered(0), ClientEvent::Next]);
+        let refused_at = |event: &ClientEvent| match event {
+            ClientEvent::Recipient { outcome: RecipientOutcome::Refused { stage, .. }, .. } => Some(*stage),
+            _ => None,
+        };
+        assert_eq!(refused_at(&events[2]), Some(stage), "{events:?}");
+        assert!(events.len() == 3 || events[3] == ClientEvent::Ready, "{events:?}");
+        let end = if rest.is_empty() { events } else { told(&mut client, "250 ok\r\n").1 };
+        assert_eq!(end.last(), Some(&ClientEvent::Ready), "{rest}");
+    }
 }
 
 #[test]
