@@ -16,6 +16,7 @@ pub mod content;
 pub mod delay;
 pub mod destination;
 pub mod engine;
+pub mod hold_up;
 pub mod html;
 pub mod ledger;
 pub mod names;

@@ -260,10 +260,10 @@ impl Run<'_> {
         let quick = self.setting.quick;
         let mut workload = self.named.workload(self.setting.seed, quick);
         let mut config = self.named.send_config(self.command.listen, &workload.domain, quick)?;
-        let bare_sync = (self.named.kind == Kind::Latency).then(|| half::bare_sync(self)).transpose()?;
+        let bare = (self.named.kind == Kind::Latency).then(|| half::bare(self)).transpose()?;
         let mut relay = self.command.start()?;
-        let half = match bare_sync {
-            Some(bare_sync) => Some(Half::find(self, bare_sync, &relay, (&mut config, &mut workload), show)?),
+        let half = match bare {
+            Some(bare) => Some(Half::find(self, bare, &relay, (&mut config, &mut workload), show)?),
             None => None,
         };
         let arrived_before = self.ledger.arrived_count();

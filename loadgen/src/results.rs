@@ -4,6 +4,7 @@
 
 mod waiting;
 
+use crate::hold_up::HoldUps;
 use crate::ledger::Findings;
 use crate::report::Distribution;
 use crate::send::tally::{Point, Tally};
@@ -160,6 +161,9 @@ pub struct RelayFigures {
 pub struct HalfFigures {
     /// One block written to the spool's disk and made durable while nothing else ran.
     pub bare_sync: Distribution,
+    /// What the machine's cores were held up before anything ran.
+    #[serde(default)]
+    pub hold_ups: HoldUps,
     /// Messages that were acknowledged a second in a closed loop, with delivery.
     pub capacity_per_second: f64,
     /// Messages that became due a second in the open loop: half of that.
@@ -184,6 +188,7 @@ impl HalfFigures {
         let below =
             |bound: Option<u64>| bound.map_or("without bound".to_owned(), |us| format!("{} ms", us as f64 / 1e3));
         writeln!(f, "  bare sync     {}", self.bare_sync)?;
+        writeln!(f, "  machine       {}", self.hold_ups)?;
         writeln!(
             f,
             "  half load     {:.0} per second due, half of {:.0} in a closed loop",

@@ -8,6 +8,7 @@ use ringpost_load::ledger::{Findings, Ledger};
 use ringpost_load::receive::{Figures, ReceiveConfig, Receiver, self_signed};
 use ringpost_load::record::{self, Record};
 use ringpost_load::send::protocol::{AuthMethod, TlsMode};
+use ringpost_load::send::schedule::Profile;
 use ringpost_load::send::tally::{Point, Tally};
 use ringpost_load::send::{SendConfig, Sender, tls_client};
 use ringpost_load::workload::{Domains, Workload};
@@ -199,6 +200,17 @@ fn an_open_loop_sends_what_is_due_and_counts_from_then() {
     let tally = send_plain(config);
     assert!(tally.latency.percentile_us(100.0) >= 200_000, "{}", tally.latency);
     assert!(tally.service.percentile_us(10.0) >= 20_000, "{}", tally.service);
+}
+
+/// A timer for each reply that comes before the timer's own turn would add up to a source that does nothing else.
+#[test]
+fn an_open_loop_sets_one_timer_for_a_message() {
+    let receiver = destination(|_| {}, Record::Nothing);
+    let mut config = source(receiver.addresses()[0], 3000);
+    config.profile = Profile::Constant(20_000.0);
+    let tally = send_plain(config);
+    assert_eq!(tally.acknowledged, 3000);
+    assert!(tally.due_timers <= 3000, "{} timers", tally.due_timers);
 }
 
 #[test]

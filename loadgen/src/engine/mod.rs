@@ -6,7 +6,7 @@
 //! Linux 6.1 or newer; without, or where io_uring is forbidden, [`run`] fails with words that say so.
 
 mod buffers;
-mod cores;
+pub(crate) mod cores;
 mod io;
 mod run;
 mod socket;

@@ -1,10 +1,11 @@
-//! The profile `latency`: a bare sync of the disk, what the relay takes at most, and how long it takes at half of that.
+//! The profile `latency`: a bare sync of the disk, what the cores are held up, what the relay takes at most, and how long it takes at half of that.
 //!
 //! The closed loop is there for its rate only: the results of the profile are those of the open loop, its ledger is that of
 //! both.
 
 use super::{PATIENCE, Run};
 use crate::buckets::Buckets;
+use crate::hold_up::{self, HoldUps};
 use crate::relay::{Relay, metrics, waiting};
 use crate::report::Latency;
 use crate::results::HalfFigures;
@@ -14,7 +15,7 @@ use crate::send::{SendConfig, Sender};
 use crate::sync_probe;
 use crate::workload::Workload;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The relay's histogram of the time from the 250 to the first attempt.
 const QUEUE_TIMES: &str = "ringpost_queue_seconds";
@@ -23,15 +24,26 @@ const SECONDS: f64 = 20.0;
 
 /// What is known before the open loop.
 pub(super) struct Half {
-    bare_sync: Latency,
+    bare: Bare,
     capacity_per_second: f64,
     queue_times: Buckets,
 }
 
-/// Measures a bare sync in the profile's directory; to be called while no relay runs, which would write to the same disk.
-pub(super) fn bare_sync(run: &Run<'_>) -> io::Result<Latency> {
-    let blocks = if run.setting.quick { 50 } else { 2000 };
-    sync_probe::measure(&run.command.spool.with_file_name("sync-probe"), blocks)
+/// How long the cores are watched.
+const WATCHED: Duration = Duration::from_secs(4);
+
+/// What the machine does without a relay.
+pub(super) struct Bare {
+    sync: Latency,
+    hold_ups: HoldUps,
+}
+
+/// Measures a bare sync in the profile's directory, and the cores; to be called while no relay runs, which would write to
+/// the same disk.
+pub(super) fn bare(run: &Run<'_>) -> io::Result<Bare> {
+    let (blocks, time) = if run.setting.quick { (50, WATCHED / 100) } else { (2000, WATCHED) };
+    let sync = sync_probe::measure(&run.command.spool.with_file_name("sync-probe"), blocks)?;
+    Ok(Bare { sync, hold_ups: hold_up::watch(time) })
 }
 
 impl Half {
@@ -39,7 +51,7 @@ impl Half {
     /// those of the open loop.
     pub(super) fn find(
         run: &Run<'_>,
-        bare_sync: Latency,
+        bare: Bare,
         relay: &Relay,
         (config, workload): (&mut SendConfig, &mut Workload),
         show: &mut dyn FnMut(&Point, Option<u64>),
@@ -65,7 +77,7 @@ impl Half {
         if !complete || !relay.wait_empty(PATIENCE)?.is_empty() {
             return Err(io::Error::other("what was sent in the closed loop is not all delivered"));
         }
-        let half = Half { bare_sync, capacity_per_second, queue_times: queue_times(relay)? };
+        let half = Half { bare, capacity_per_second, queue_times: queue_times(relay)? };
         config.profile = Profile::Constant(half.offered_per_second());
         if !run.setting.quick {
             config.messages = (half.offered_per_second() * SECONDS).ceil() as u64;
@@ -86,7 +98,8 @@ impl Half {
         }
         let queue_times = queue_times(relay)?.since(&self.queue_times);
         Ok(Some(HalfFigures {
-            bare_sync: self.bare_sync.distribution(),
+            bare_sync: self.bare.sync.distribution(),
+            hold_ups: self.bare.hold_ups.clone(),
             capacity_per_second: self.capacity_per_second,
             offered_per_second: self.offered_per_second(),
             first_attempts: queue_times.count(),

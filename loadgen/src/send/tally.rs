@@ -48,6 +48,8 @@ pub struct Tally {
     pub service: Latency,
     /// From the start of a connection until it is ready for mail.
     pub connecting: Latency,
+    /// Timers for the next due message that went off: at most one for each message, or the source wakes itself for nothing.
+    pub due_timers: u64,
     /// CPU time of the threads.
     pub cpu: Duration,
     /// The time of the slowest thread.
@@ -71,6 +73,7 @@ impl Tally {
         self.latency.merge(&other.latency);
         self.service.merge(&other.service);
         self.connecting.merge(&other.connecting);
+        self.due_timers += other.due_timers;
         self.cpu += other.cpu;
         self.elapsed = self.elapsed.max(other.elapsed);
     }

@@ -85,8 +85,9 @@ impl Driver for Source {
     fn timer(&mut self, io: &mut Io, token: u64) {
         match token {
             TICK => self.tick(io),
+            // `armed` stays: when a reply was quicker than this timer, the next one is set already.
             DUE => {
-                self.armed = None;
+                self.tally.due_timers += 1;
                 self.pump(io);
             }
             slot => match self.slots[slot as usize].state {
