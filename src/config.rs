@@ -143,8 +143,11 @@ impl Config {
                 ListenerKind::Relay => "relay",
                 ListenerKind::Submission => "submission",
             };
-            let trusted: Vec<String> = listener.trusted.iter().map(ToString::to_string).collect();
-            lines.push(format!("listener   {} {kind}, {tls}, relays for {}", addresses.join(" "), trusted.join(" ")));
+            let mut relays: Vec<String> = listener.trusted_networks().iter().map(ToString::to_string).collect();
+            if listener.authentication() {
+                relays.push("those who log in".into());
+            }
+            lines.push(format!("listener   {} {kind}, {tls}, relays for {}", addresses.join(" "), relays.join(" ")));
         }
         let routes = settings::route_plan(self);
         for route in &routes {

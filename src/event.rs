@@ -78,6 +78,15 @@ pub enum Event {
         /// The reply, on one line.
         reply: Box<str>,
     },
+    /// A login was refused.
+    LoginFailed {
+        /// The client's address.
+        client: IpAddr,
+        /// The name it gave.
+        login: Box<str>,
+        /// Why, for the operator alone.
+        reason: Box<str>,
+    },
     /// A message is larger than providers usually take (docs/CONFIGURATION.md advises to send a link).
     LargeMessage {
         /// Its id.

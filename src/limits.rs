@@ -133,8 +133,37 @@ pub const RCPT_PARAMETERS_OCTETS_MAX: usize = 560;
 /// Octets of replies made from one piece of input, about; what is left of the input waits until they are sent. A reply
 /// can be thirty times as long as its command, and a client may never read.
 pub const SESSION_REPLIES_OCTETS_MAX: usize = 16 * 1024;
-/// Octets of the longest command line of all: more than this is never held for a line that is not complete.
-pub const ANY_COMMAND_LINE_OCTETS_MAX: usize = COMMAND_LINE_OCTETS_MAX + RCPT_PARAMETERS_OCTETS_MAX;
+/// Octets of the longest command line of all: more than this is never held for a line that is not complete. A password of
+/// [`LOGIN_OCTETS_MAX`] fits in base64.
+pub const ANY_COMMAND_LINE_OCTETS_MAX: usize = 1152;
+/// Octets of a login name and of a password.
+pub const LOGIN_OCTETS_MAX: usize = 255;
+/// Failed logins of one session; the last ends it.
+pub const AUTH_FAILURES_MAX: u8 = 3;
+/// How long a shard remembers a login that was good.
+pub const LOGIN_REMEMBERED: Duration = Duration::from_secs(3600);
+/// Logins that a shard remembers.
+pub const LOGINS_REMEMBERED_MAX: usize = 10_000;
+/// The delay of the answer to a first failed login; it doubles with each further one.
+pub const LOGIN_DELAY_FIRST: Duration = Duration::from_millis(500);
+/// The longest such delay.
+pub const LOGIN_DELAY_MAX: Duration = Duration::from_secs(8);
+/// Failures after which an account is locked.
+pub const LOCKOUT_ACCOUNT_FAILURES: u32 = 10;
+/// Failures after which a network is locked.
+pub const LOCKOUT_NETWORK_FAILURES: u32 = 30;
+/// How long failures count, and a lock lasts beyond the last of them.
+pub const LOCKOUT_TIME: Duration = Duration::from_secs(600);
+/// Accounts and networks whose failures are known.
+pub const LOCKOUT_ENTRIES_MAX: usize = 20_000;
+/// Logins that wait for their password hash or their delay; further ones are told to try again.
+pub const LOGINS_WAITING_MAX: usize = 512;
+/// How long a session waits for the decision about a login, in which a failed one is also delayed.
+pub const AUTH_TIMEOUT: Duration = Duration::from_secs(60);
+
+const _: () = assert!(COMMAND_LINE_OCTETS_MAX + RCPT_PARAMETERS_OCTETS_MAX <= ANY_COMMAND_LINE_OCTETS_MAX);
+const _: () =
+    assert!((3 * LOGIN_OCTETS_MAX + 2).div_ceil(3) * 4 + "AUTH PLAIN \r\n".len() <= ANY_COMMAND_LINE_OCTETS_MAX);
 /// Characters of an ENVID value (RFC 3461 4.4).
 pub const ENVID_OCTETS_MAX: usize = 100;
 /// Characters of an ORCPT value (RFC 3461 4.2).

@@ -129,6 +129,10 @@ pub struct ShardMetrics {
     pub recipients_received: u64,
     /// Commands and messages refused.
     pub rejected: u64,
+    /// Logins that succeeded.
+    pub logins: u64,
+    /// Logins that failed.
+    pub failed_logins: u64,
     /// Recipients delivered.
     pub delivered: u64,
     /// Attempts that ended in a deferral, by recipient.
@@ -206,6 +210,8 @@ impl ShardMetrics {
             bytes_received,
             recipients_received,
             rejected,
+            logins,
+            failed_logins,
             delivered,
             deferred,
             bounced,
@@ -242,6 +248,8 @@ impl ShardMetrics {
         self.bytes_received += bytes_received;
         self.recipients_received += recipients_received;
         self.rejected += rejected;
+        self.logins += logins;
+        self.failed_logins += failed_logins;
         self.delivered += delivered;
         self.deferred += deferred;
         self.bounced += bounced;

@@ -10,7 +10,8 @@ mod greeting;
 mod recovery;
 
 use crate::clock::UnixTime;
-use crate::config::{self, Config, ListenerTls};
+use crate::config::{self, Config, ListenerSection, ListenerTls};
+use crate::control::identities::{Identities, IdentityError, SharedDirectory};
 use crate::control::log::EventLog;
 use crate::control::log_output::LogOutput;
 use crate::control::sandbox::Sandbox;
@@ -75,6 +76,9 @@ pub enum ServeError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    /// Tenants and credentials.
+    #[error(transparent)]
+    Identities(#[from] IdentityError),
     /// Name servers.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
@@ -107,7 +111,7 @@ impl ServeError {
             ServeError::Directory(_) => 73,
             ServeError::Probe(_) | ServeError::Bind(_) | ServeError::Service { .. } => 69,
             ServeError::Tls(_) | ServeError::Resolver(_) => 78,
-            ServeError::Spool(_) => 74,
+            ServeError::Spool(_) | ServeError::Identities(_) => 74,
             ServeError::Start { .. } => 71,
             ServeError::ShardDied { .. } => 70,
         }
@@ -119,6 +123,8 @@ impl ServeError {
 pub struct Terminal {
     /// How this program was called; then a recipe for a first message is printed once it runs.
     pub recipe_for: Option<String>,
+    /// Lines of `login:password` that are made credentials of the tenant "default".
+    pub credential_file: Option<PathBuf>,
 }
 
 /// The listening sockets of all shards, by shard and then in the order of the settings' listeners.
@@ -144,6 +150,16 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     }
     let sockets = bind_listeners(config, shards)?;
     let tls = tls_setup(config, log)?;
+    let identities = Identities::open(directory.path())?;
+    if let Some(file) = &terminal.credential_file {
+        identities.take_credentials(file, crate::io::clock::now().unix)?;
+    }
+    let first_login = match terminal.recipe_for {
+        Some(_) if config.listener.iter().any(ListenerSection::authentication) => {
+            identities.first_login(crate::io::clock::now().unix)?
+        }
+        _ => None,
+    };
     let services = Services::bind(config)?;
 
     let mut settings = config::settings::settings(config, services.sandbox_address());
@@ -171,6 +187,8 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
         cores: machine.cores,
         busy_poll: config.busy_poll.unwrap_or_default(),
         io_memory,
+        directory: identities.directory(),
+        login_key: control::identities::random()?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -183,7 +201,18 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     start_shards(&plan, &registry, mailboxes, &senders, sockets, &reports, &ended)?;
     start_recovery(disk, snapshot, &senders, log, &ended)?;
 
-    let parts = LoopParts { config, terminal, log, registry, services, senders, inbox, ended: all_ended };
+    let parts = LoopParts {
+        config,
+        terminal,
+        first_login,
+        log,
+        registry,
+        services,
+        identities,
+        senders,
+        inbox,
+        ended: all_ended,
+    };
     let outcome = runtime.block_on(control_loop(parts));
     // Lookups and connections under way hold nothing that must be kept.
     runtime.shutdown_background();
@@ -202,6 +231,8 @@ struct ShardPlan {
     cores: Vec<usize>,
     busy_poll: Duration,
     io_memory: usize,
+    directory: SharedDirectory,
+    login_key: [u8; 32],
 }
 
 /// The core of one shard; runs on the shard's thread.
@@ -220,6 +251,8 @@ impl ShardPlan {
             first_sequence: self.first_sequence,
             seed: random_seed(),
             spool_written: self.spool_written,
+            directory: Arc::clone(&self.directory),
+            login_key: self.login_key,
             recovering: true,
         }
     }
@@ -417,16 +450,18 @@ fn start_recovery(
 struct LoopParts<'a> {
     config: &'a Config,
     terminal: &'a Terminal,
+    first_login: Option<(String, String)>,
     log: &'a EventLog,
     registry: SiteRegistry,
     services: Services,
+    identities: Identities,
     senders: Vec<Sender<ToShard>>,
     inbox: Inbox<Report>,
     ended: UnboundedReceiver<ThreadEnd>,
 }
 
 async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
-    let LoopParts { config, terminal, log, registry, services, senders, inbox, ended } = parts;
+    let LoopParts { config, terminal, first_login, log, registry, services, identities, senders, inbox, ended } = parts;
     let start = |what| move |cause| ServeError::Start { what, cause };
     let sandbox_address = services.sandbox_address();
     let sandbox = match services.sandbox {
@@ -444,6 +479,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         shards: senders,
         inbox,
         registry,
+        identities,
         resolver: Resolver::new(&dns_config(config))?,
         log: log.clone(),
         admin: tokio::net::UnixListener::from_std(services.admin).map_err(start("the admin interface"))?,
@@ -451,7 +487,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         sandbox,
         ended,
         signals: signals().map_err(start("the handling of signals"))?,
-        notify: notifier(config, terminal, log, sandbox_address),
+        notify: notifier(config, terminal, log, sandbox_address, first_login.as_ref()),
         watchdog: sd_notify::watchdog_enabled(),
     };
     let outcome = control::run(parts).await;
@@ -499,8 +535,9 @@ fn notifier(
     terminal: &Terminal,
     log: &EventLog,
     sandbox: Option<SocketAddr>,
+    first_login: Option<&(String, String)>,
 ) -> Box<dyn FnMut(Notice) + Send> {
-    let recipe = terminal.recipe_for.as_ref().map(|program| greeting::recipe(config, program, sandbox));
+    let recipe = terminal.recipe_for.as_ref().map(|program| greeting::recipe(config, program, sandbox, first_login));
     let addresses: Vec<String> = config::settings::listen_addresses(config).iter().map(ToString::to_string).collect();
     let text = format!("ringpost {} listens on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
     let log = log.clone();

@@ -129,17 +129,6 @@ fn wrong_flags_are_told_with_what_was_meant() {
 }
 
 #[test]
-fn submission_says_not_yet() {
-    for flag in ["--submission", "--submissions"] {
-        let output = ringpost(&["serve", flag, "127.0.0.1:5870"]);
-        assert_eq!(code(&output), 69);
-        assert!(err(&output).contains("not yet"), "{}", err(&output));
-    }
-    let output = ringpost(&["serve", "--credential-file", "users"]);
-    assert_eq!(code(&output), 69);
-}
-
-#[test]
 fn configurations_are_checked() {
     let scratch = Scratch::new("config");
     let good = scratch.file("good.toml", "hostname = \"mx.a.test\"\n[[listener]]\naddress = \"127.0.0.1:25\"\n");

@@ -6,6 +6,8 @@
 //! its tests print a line that begins with `SKIPPED:` and names the package; with `RINGPOST_CLIENTS_STRICT=1`, as
 //! bin/test sets it, they fail instead.
 
+#[path = "clients/auth.rs"]
+mod auth;
 #[path = "clients/bodies.rs"]
 mod bodies;
 #[path = "clients/destinations.rs"]

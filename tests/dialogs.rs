@@ -108,6 +108,7 @@ fn config() -> SessionConfig {
         hostname: "mx.example.org".into(),
         max_message_size: 1000,
         starttls: false,
+        auth: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
         max_recipients: 100,

@@ -73,6 +73,7 @@ pub fn session_config() -> SessionConfig {
         hostname: "mx.example.org".into(),
         max_message_size: 50 << 20,
         starttls: true,
+        auth: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
         max_recipients: 1000,

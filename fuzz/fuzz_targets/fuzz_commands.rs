@@ -158,6 +158,7 @@ fuzz_target!(|input: &[u8]| {
         max_message_size: SIZE_MAX as u64,
         // What comes behind STARTTLS depends on where reads end, by its nature.
         starttls: false,
+        auth: false,
         bare_newlines: if bit(0) { BareNewlines::Convert } else { BareNewlines::Refuse },
         proxy: bit(1),
         max_recipients: 2,

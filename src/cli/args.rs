@@ -4,10 +4,13 @@
 use crate::config::read::{FromText, NameServer};
 use crate::config::text;
 use crate::control::http::STATES;
+use crate::control::identities::DEFAULT_TENANT;
 use crate::control::log::LogFormat;
+use crate::policy::identity::SenderRule;
 use crate::shard::settings::NextHop;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +59,18 @@ pub enum Command {
     },
     /// Show how the running relay is doing: counts, sites, limits
     Status(StatusArgs),
+    /// Add, list, disable and remove tenants: whose mail it is
+    Tenant {
+        /// What to do.
+        #[command(subcommand)]
+        command: TenantCommand,
+    },
+    /// Add, list, rotate, disable and remove logins for submission
+    Credential {
+        /// What to do.
+        #[command(subcommand)]
+        command: CredentialCommand,
+    },
     /// Look at what the built-in sandbox took
     Sandbox {
         /// What to do.
@@ -143,13 +158,13 @@ pub struct ServeArgs {
     /// Take mail here, with STARTTLS offered; relays for clients on loopback. Repeat for several
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address)]
     pub listen: Vec<SocketAddr>,
-    /// Submission with STARTTLS, as on port 587 (not yet: needs authentication)
+    /// Submission with STARTTLS, as on port 587
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address)]
     pub submission: Vec<SocketAddr>,
-    /// Submission under TLS, as on port 465 (not yet: needs authentication)
+    /// Submission under TLS, as on port 465
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address)]
     pub submissions: Vec<SocketAddr>,
-    /// Lines of `user:password` for submission (not yet)
+    /// Make each line `login:password` of this file a credential of the tenant "default"
     #[arg(long, value_name = "FILE")]
     pub credential_file: Option<PathBuf>,
     /// Send everything to this host; repeat for a pool, which is used in order
@@ -295,6 +310,137 @@ pub struct StatusArgs {
     /// The relay.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// `ringpost tenant …`
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Add a tenant
+    Add {
+        /// Its name: up to 64 ASCII characters without spaces
+        name: String,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the tenants
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let a tenant submit again
+    Enable {
+        /// Its name
+        name: String,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let a tenant submit no more
+    Disable {
+        /// Its name
+        name: String,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Remove a tenant and all its credentials
+    Remove {
+        /// Its name
+        name: String,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+/// `ringpost credential …`
+#[derive(Debug, Subcommand)]
+pub enum CredentialCommand {
+    /// Add a login and show its password, this once
+    Add {
+        /// The name to log in with [default: made from the tenant's]
+        login: Option<String>,
+        /// Whose it is
+        #[arg(long, value_name = "NAME", default_value = DEFAULT_TENANT)]
+        tenant: String,
+        /// What it is for, as in production
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        label: String,
+        /// It may log in for so long, as in 90d [default: for ever]
+        #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
+        expires: Option<Duration>,
+        /// It may log in from this network alone; repeat for several
+        #[arg(long, value_name = "NETWORK", value_parser = network)]
+        network: Vec<IpNet>,
+        /// It may send as this address, or as all of this domain; repeat for several [default: all]
+        #[arg(long, value_name = "ADDRESS|DOMAIN")]
+        sender: Vec<SenderRule>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the logins, without passwords
+    List {
+        /// Only this tenant's
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Make a new password and show it, this once; the old one goes on for a while
+    Rotate {
+        /// Which
+        login: String,
+        /// The old password is taken for so long; 0s ends it at once
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = text::parse_duration)]
+        overlap: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let it log in again
+    Enable {
+        /// Which
+        login: String,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let it log in no more, and send nothing more in open sessions
+    Disable {
+        /// Which
+        login: String,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Remove it
+    Remove {
+        /// Which
+        login: String,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+fn network(text_given: &str) -> Result<IpNet, String> {
+    IpNet::from_text(text_given)
 }
 
 /// `ringpost sandbox …`

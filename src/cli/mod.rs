@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod documents;
+mod identity;
 mod queue;
 mod sandbox;
 mod send;
@@ -103,6 +104,8 @@ fn dispatch(cli: Cli, program: &str) -> Result<u8, Failure> {
         args::Command::CheckConfig { file } => serve::check_config(&file),
         args::Command::Queue { command } => queue::run(command),
         args::Command::Status(status_args) => status::run(&status_args),
+        args::Command::Tenant { command } => identity::tenant(command),
+        args::Command::Credential { command } => identity::credential(command),
         args::Command::Sandbox { command } => sandbox::run(command),
         args::Command::Spool { command } => spool::run(command),
         args::Command::Send(send_args) => send::run(*send_args),

@@ -8,7 +8,6 @@ use std::path::Path;
 
 /// Runs the relay.
 pub fn run(args: ServeArgs, program: &str) -> Result<u8, Failure> {
-    refuse_submission(&args)?;
     let from_file = args.config.is_some();
     let config = match &args.config {
         Some(file) => Config::load(file)?,
@@ -18,6 +17,8 @@ pub fn run(args: ServeArgs, program: &str) -> Result<u8, Failure> {
         hostname: args.hostname,
         spool: args.spool,
         listen: args.listen,
+        submission: args.submission,
+        submissions: args.submissions,
         next_hops: args.next_hop,
         connections: args.connections,
         retry: args.retry,
@@ -31,31 +32,12 @@ pub fn run(args: ServeArgs, program: &str) -> Result<u8, Failure> {
         admin_socket: args.admin_socket,
     };
     let config = overrides.apply(config).map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
-    let terminal = Terminal { recipe_for: (!from_file).then(|| program.to_owned()) };
+    let terminal =
+        Terminal { recipe_for: (!from_file).then(|| program.to_owned()), credential_file: args.credential_file };
     match serve(&config, &terminal) {
         Ok(()) => Ok(exit::OK),
         Err(error) => Err(Failure::new(error.exit_code(), error.to_string())),
     }
-}
-
-/// Submission without authentication would be an open door, so it does not start at all.
-fn refuse_submission(args: &ServeArgs) -> Result<(), Failure> {
-    let flag = if !args.submission.is_empty() {
-        "--submission"
-    } else if !args.submissions.is_empty() {
-        "--submissions"
-    } else if args.credential_file.is_some() {
-        "--credential-file"
-    } else {
-        return Ok(());
-    };
-    Err(Failure::new(
-        exit::UNAVAILABLE,
-        format!(
-            "{flag}: not yet: clients cannot log in so far; use --listen, which relays for clients on loopback, or a \
-             [[listener]] with trusted networks"
-        ),
-    ))
 }
 
 /// Reads a configuration and says what it means.

@@ -3,7 +3,7 @@
 
 use super::error::{ConfigError, Place};
 use super::read::DomainRule;
-use super::sections::{ListenerSection, RouteSection, TargetKey};
+use super::sections::{ListenerSection, ListenerTls, RouteSection, TargetKey};
 use super::{Config, text};
 use crate::limits::{MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
 use std::collections::HashMap;
@@ -169,6 +169,20 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
             at("tenant_header"),
             format!("`{header}` is not a header's name"),
             "as in tenant_header = \"X-Tenant\", without a colon (RFC 5322 3.6.8)",
+        ));
+    }
+    if listener.auth == Some(true) && listener.tls == ListenerTls::None {
+        return Err(Problem::new(
+            at("auth"),
+            "no password is taken in the clear",
+            "add tls = \"starttls\" or tls = \"implicit\"",
+        ));
+    }
+    if !listener.authentication() && listener.trusted_networks().is_empty() {
+        return Err(Problem::new(
+            at("trusted"),
+            "nobody may send here: no network is trusted and no client can log in",
+            "name the networks of your senders, or use TLS so that they can log in",
         ));
     }
     check_message_size(listener.message_size, &at("message_size"))?;

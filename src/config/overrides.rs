@@ -4,7 +4,7 @@
 use super::check::check;
 use super::error::ConfigError;
 use super::read::NameServer;
-use super::sections::{ListenerSection, RouteSection, TargetKey};
+use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
 use super::{Config, RetrySection};
 use crate::control::log::LogFormat;
 use crate::shard::settings::NextHop;
@@ -21,6 +21,10 @@ pub struct Overrides {
     pub spool: Option<PathBuf>,
     /// `--listen`: instead of the configured listeners.
     pub listen: Vec<SocketAddr>,
+    /// `--submission`: with STARTTLS, besides `--listen` or instead of the configured listeners.
+    pub submission: Vec<SocketAddr>,
+    /// `--submissions`: under TLS from the start, likewise.
+    pub submissions: Vec<SocketAddr>,
     /// `--next-hop`: instead of the configured routes.
     pub next_hops: Vec<NextHop>,
     /// `--connections`
@@ -58,8 +62,15 @@ impl Overrides {
         }
         // Whoever measures from this machine must not meet the limits that keep strangers in check.
         config.limits.loopback_exempt = true;
-        if !self.listen.is_empty() {
-            config.listener = self.listen.into_iter().map(ListenerSection::new).collect();
+        let submission = |tls| {
+            move |address| ListenerSection { kind: ListenerKind::Submission, tls, ..ListenerSection::new(address) }
+        };
+        let listeners: Vec<ListenerSection> = (self.listen.into_iter().map(ListenerSection::new))
+            .chain(self.submission.into_iter().map(submission(ListenerTls::Starttls)))
+            .chain(self.submissions.into_iter().map(submission(ListenerTls::Implicit)))
+            .collect();
+        if !listeners.is_empty() {
+            config.listener = listeners;
         }
         let direct = self.resolver.is_some() || self.delivery_port.is_some();
         if !self.next_hops.is_empty() {

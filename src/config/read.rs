@@ -87,6 +87,11 @@ pub fn many<'de, D: Deserializer<'de>, T: FromText>(reader: D) -> Result<Vec<T>,
     reader.deserialize_any(ManyVisitor(PhantomData))
 }
 
+/// The same, for a key that may be left out.
+pub fn some_many<'de, D: Deserializer<'de>, T: FromText>(reader: D) -> Result<Option<Vec<T>>, D::Error> {
+    many(reader).map(Some)
+}
+
 impl FromText for Duration {
     const EXPECTED: &'static str = "a duration, as in \"20m\"";
     fn from_text(text: &str) -> Result<Duration, String> {

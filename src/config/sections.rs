@@ -120,8 +120,11 @@ pub struct ListenerSection {
     #[serde(default)]
     pub bare_newlines: Option<BareNewlinesKey>,
     /// Who may relay here.
-    #[serde(default = "loopback", deserialize_with = "read::many")]
-    pub trusted: Vec<IpNet>,
+    #[serde(default, deserialize_with = "read::some_many")]
+    pub trusted: Option<Vec<IpNet>>,
+    /// Whether clients log in here, under TLS. By default they do on submission and do not on relay listeners.
+    #[serde(default)]
+    pub auth: Option<bool>,
     /// Octets of one message, when other than `limits.message_size`.
     #[serde(default, deserialize_with = "read::some_size")]
     pub message_size: Option<u64>,
@@ -141,9 +144,26 @@ impl ListenerSection {
             tenant_header: None,
             proxy: false,
             bare_newlines: None,
-            trusted: loopback(),
+            trusted: None,
+            auth: None,
             message_size: None,
             recipients: None,
+        }
+    }
+}
+
+impl ListenerSection {
+    /// Whether clients log in here.
+    pub fn authentication(&self) -> bool {
+        self.auth.unwrap_or(self.kind == ListenerKind::Submission) && self.tls != ListenerTls::None
+    }
+
+    /// The networks that may relay here without a login: on relay listeners those of this machine when none are named.
+    pub fn trusted_networks(&self) -> Vec<IpNet> {
+        match &self.trusted {
+            Some(networks) => networks.clone(),
+            None if self.kind == ListenerKind::Submission => Vec::new(),
+            None => loopback(),
         }
     }
 }

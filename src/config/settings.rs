@@ -110,6 +110,7 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
         hostname: hostname.into(),
         max_message_size: section.message_size.unwrap_or(limits.message_size),
         starttls: section.tls == ListenerTls::Starttls,
+        auth: section.authentication(),
         bare_newlines: match section.bare_newlines {
             Some(key) => key.into(),
             None if submission => BareNewlines::Convert,
@@ -143,9 +144,9 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
         .collect()
 }
 
-/// Submission goes by networks too until clients can log in; then its kind is [`relay::ListenerKind::Submission`].
 fn relay_policy(section: &ListenerSection) -> RelayPolicy {
-    RelayPolicy::new(relay::ListenerKind::Relay, section.trusted.clone(), false)
+    let kind = if section.authentication() { relay::ListenerKind::Submission } else { relay::ListenerKind::Relay };
+    RelayPolicy::new(kind, section.trusted_networks(), false)
 }
 
 fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) -> Route {
@@ -224,7 +225,9 @@ mod tests {
         let config = Config::embedded().unwrap();
         let address: SocketAddr = "127.0.0.1:4025".parse().unwrap();
         let settings = settings(&config, Some(address));
-        assert_eq!(settings.listeners.len(), 1);
+        assert_eq!(settings.listeners.len(), 3);
+        let auth: Vec<bool> = settings.listeners.iter().map(|listener| listener.session.auth).collect();
+        assert_eq!(auth, [false, true, true]);
         assert!(settings.lift_loopback_limits);
         assert_eq!(settings.routes.len(), 1);
         assert_eq!(settings.routes[0].domains, DomainPattern::All);

@@ -7,11 +7,13 @@
 //! | GET /v1/queue/{id} | one message with its recipients |
 //! | POST /v1/queue/{retry,hold,release,delete} | `{"changed": n}`; the body is a [`Selection`] |
 //! | GET /v1/sites, /v1/status | sites with their limits; the state of the program |
+//! | POST /v1/identities | an [`IdentityReply`]; the body is an [`IdentityRequest`] |
 //! | GET /v1/sandbox, /v1/sandbox/{number or id} | what the sandbox took |
 //! | GET /metrics, /healthz, /readyz | for monitoring |
 //!
 //! Errors are `{"error": …, "hint": …}` with 400, 404, 503 (try again) or 504 (a shard did not answer).
 
+use super::identities::{Identities, IdentityError, IdentityReply, IdentityRequest};
 use super::metrics_text::{self, ProcessFigures};
 use super::requests::{AskError, Requests};
 use super::sandbox::Sandbox;
@@ -55,6 +57,8 @@ pub struct Shared {
     pub requests: Requests,
     /// The sandbox, when it runs.
     pub sandbox: Option<Sandbox>,
+    /// Tenants and credentials.
+    pub identities: Identities,
     phase: AtomicU8,
     /// Shards that have put all of the spool into the queue.
     pub recovered: AtomicU64,
@@ -66,10 +70,11 @@ pub struct Shared {
 
 impl Shared {
     /// At the start.
-    pub fn new(requests: Requests, sandbox: Option<Sandbox>) -> Shared {
+    pub fn new(requests: Requests, sandbox: Option<Sandbox>, identities: Identities) -> Shared {
         Shared {
             requests,
             sandbox,
+            identities,
             phase: AtomicU8::new(Phase::Starting as u8),
             recovered: AtomicU64::new(0),
             started_unix_s: crate::io::clock::now().unix.as_millis() / 1000,
@@ -140,6 +145,17 @@ impl From<AskError> for Failure {
             AskError::Silent { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, "what was asked may have been done in part; look before asking again")
             }
+        };
+        Failure(status, error.to_string(), hint.into())
+    }
+}
+
+impl From<IdentityError> for Failure {
+    fn from(error: IdentityError) -> Failure {
+        let (status, hint) = match error {
+            IdentityError::Absent(..) => (StatusCode::NOT_FOUND, "the command `list` shows what there is"),
+            IdentityError::Present(..) | IdentityError::Wrong(_) => (StatusCode::BAD_REQUEST, "nothing was changed"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "nothing was changed; look at the disk and at the log"),
         };
         Failure(status, error.to_string(), hint.into())
     }
@@ -304,6 +320,7 @@ pub fn admin_router(shared: Arc<Shared>) -> Router {
         .route("/v1/queue/delete", post(delete))
         .route("/v1/sites", get(sites))
         .route("/v1/status", get(status))
+        .route("/v1/identities", post(identities))
         .route("/v1/sandbox", get(sandbox_list))
         .route("/v1/sandbox/{name}", get(sandbox_show))
         .with_state(Arc::clone(&shared))
@@ -320,6 +337,19 @@ pub fn monitoring_router(shared: Arc<Shared>) -> Router {
             Failure(StatusCode::NOT_FOUND, "there is nothing here".into(), "see docs/CONFIGURATION.md".into())
         })
         .with_state(shared)
+}
+
+async fn identities(
+    State(shared): State<Arc<Shared>>,
+    request: Result<Json<IdentityRequest>, JsonRejection>,
+) -> Result<Json<IdentityReply>, Failure> {
+    let Json(request) = request?;
+    let changed = tokio::task::spawn_blocking(move || shared.identities.handle(request, crate::io::clock::now().unix));
+    match changed.await {
+        Ok(Ok(reply)) => Ok(Json(reply)),
+        Ok(Err(error)) => Err(error.into()),
+        Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), "nothing was changed".into())),
+    }
 }
 
 async fn list(

@@ -131,6 +131,7 @@ fn event_name(event: &Event) -> &'static str {
     match event {
         Event::Received { .. } => "received",
         Event::Rejected { .. } => "rejected",
+        Event::LoginFailed { .. } => "login_failed",
         Event::LargeMessage { .. } => "large_message",
         Event::Delivered(_) => "delivered",
         Event::Deferred { .. } => "deferred",
@@ -173,6 +174,11 @@ fn fields(event: &Event, field: Field<'_>) {
                 field("to", Value::Path(recipient));
             }
             field("reply", Value::Text(reply));
+        }
+        Event::LoginFailed { client, login, reason } => {
+            field("client", Value::Text(&client.to_string()));
+            field("login", Value::Text(login));
+            field("reason", Value::Text(reason));
         }
         Event::LargeMessage { id, size } => {
             id_field(field, "id", *id);

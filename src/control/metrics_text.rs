@@ -109,6 +109,8 @@ fn counters(text: &mut String, total: &ShardMetrics) {
         ("received_bytes_total", "Octets read from clients", total.bytes_received),
         ("recipients_received_total", "Recipients of the messages received", total.recipients_received),
         ("rejected_total", "Commands and messages refused", total.rejected),
+        ("logins_total", "Logins that succeeded", total.logins),
+        ("failed_logins_total", "Logins that failed", total.failed_logins),
         ("deferrals_total", "Attempts that ended in a deferral, by recipient", total.deferred),
         ("dsn_total", "Delivery status notifications queued", total.dsn),
         ("outgoing_connections_total", "Outgoing connections begun", total.outgoing_total),

@@ -5,7 +5,9 @@
 //! fails here is told in the event log; only a shard that ends by itself, or an admin socket that breaks, ends the
 //! program.
 
+pub mod authentication;
 pub mod http;
+pub mod identities;
 pub mod log;
 pub mod log_output;
 pub mod metrics_text;
@@ -19,7 +21,9 @@ use crate::io::mailbox::{Inbox, Sender};
 use crate::limits::DRAIN_TIME;
 use crate::shard::message::{AdminRequest, Report, ShardState, ToShard};
 use crate::shard::permits::SiteRegistry;
+use authentication::Authenticator;
 use http::{Phase, Shared};
+use identities::Identities;
 use log::EventLog;
 use requests::Requests;
 use resolve::ResolveService;
@@ -51,6 +55,8 @@ pub struct ControlParts {
     pub inbox: Inbox<Report>,
     /// The sites.
     pub registry: SiteRegistry,
+    /// Who may log in.
+    pub identities: Identities,
     /// Looks up names.
     pub resolver: Resolver,
     /// Where events go.
@@ -104,6 +110,7 @@ pub enum Ended {
 struct Control {
     shared: Arc<Shared>,
     resolve: ResolveService,
+    authenticator: Authenticator,
     log: EventLog,
     notify: Box<dyn FnMut(Notice) + Send>,
     listening: Vec<bool>,
@@ -122,12 +129,14 @@ pub async fn run(parts: ControlParts) -> Ended {
     let (mut ended, mut signals, watchdog) = (parts.ended, parts.signals, parts.watchdog);
     let (resolve, mut resolved) = ResolveService::new(resolver, registry, shards.clone());
     let count = shards.len();
+    let authenticator = Authenticator::new(parts.identities.directory(), shards.clone(), log.clone());
     let kept = sandbox.as_ref().map(|(sandbox, ..)| sandbox.clone());
-    let shared = Arc::new(Shared::new(Requests::new(shards), kept));
+    let shared = Arc::new(Shared::new(Requests::new(shards), kept, parts.identities));
     spawn_services(&shared, &log, admin, monitoring, sandbox);
     let mut control = Control {
         shared,
         resolve,
+        authenticator,
         log,
         notify: parts.notify,
         listening: vec![false; count],
@@ -244,6 +253,7 @@ impl Control {
     fn report(&mut self, report: Report) {
         match report {
             Report::Resolve { shard, query } => self.resolve.ask(shard, query),
+            Report::Login { shard, question } => self.authenticator.ask(shard, *question),
             Report::Admin { shard, ticket, reply } => self.shared.requests.answered(shard, ticket, reply),
             Report::Event { shard, at, event } => self.log.event(at, Some(shard), &event),
             Report::State { shard, state } => self.shard_state(shard, state),

@@ -217,6 +217,7 @@ fn session_config(hostname: Box<str>) -> SessionConfig {
         hostname,
         max_message_size: 1 << 30,
         starttls: false,
+        auth: false,
         bare_newlines: BareNewlines::Convert,
         proxy: false,
         max_recipients: 10_000,

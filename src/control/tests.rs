@@ -136,8 +136,10 @@ async fn play(
 }
 
 async fn start(name: &str, fakes: Vec<Fake>) -> World {
-    let socket = std::env::temp_dir().join(format!("ringpost-control-{}-{name}.sock", std::process::id()));
-    let _ = std::fs::remove_file(&socket);
+    let directory = std::env::temp_dir().join(format!("ringpost-control-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let socket = directory.join("control.sock");
     let (reports, inbox) = inbox(1024, |report| !matches!(report, Report::Event { .. }));
     let (ended, all_ended) = unbounded_channel();
     let (signals, all_signals) = unbounded_channel();
@@ -164,6 +166,7 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
         registry: SiteRegistry::new(settings, shards.len() as u8),
         shards,
         inbox,
+        identities: identities::Identities::open(&directory).unwrap(),
         resolver: Resolver::new(&dns).unwrap(),
         log: EventLog::new(log::LogFormat::Human, log::LogLevel::Info, LogOutput::new(sink)),
         admin: UnixListener::bind(&socket).unwrap(),
@@ -208,7 +211,9 @@ impl World {
     async fn stop(self) -> (Ended, String) {
         self.signals.send("SIGTERM").unwrap();
         let outcome = self.outcome.await.unwrap();
-        let _ = std::fs::remove_file(&self.socket);
+        if let Some(directory) = self.socket.parent() {
+            let _ = std::fs::remove_dir_all(directory);
+        }
         (outcome, self.written.text())
     }
 }

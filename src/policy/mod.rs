@@ -1,6 +1,9 @@
-//! What is allowed: who may relay and how many sessions may be open. Pure decisions on values; nothing is sent,
+//! What is allowed: who may log in, who may relay and how many sessions may be open. Pure decisions on values; nothing is sent,
 //! stored or read from a clock here.
 
+pub mod identity;
+pub mod lockout;
+pub mod logins;
 pub mod relay;
 pub mod session_limits;
 pub mod trace;

@@ -13,7 +13,8 @@ pub enum ListenerKind {
     /// Servers and applications of ours (port 25 and the like): by network, or logged in.
     #[default]
     Relay,
-    /// People and programs with credentials (ports 587 and 465, RFC 6409 section 4.3): logged in, from anywhere.
+    /// People and programs with credentials (ports 587 and 465, RFC 6409 section 4.3): logged in, from anywhere; by network
+    /// only where some are named.
     Submission,
 }
 
@@ -26,7 +27,7 @@ pub enum RelayDecision {
     Trusted(IpNet),
     /// It comes from elsewhere and has not logged in.
     Stranger,
-    /// It must log in first; networks do not count on this listener.
+    /// It must log in first.
     AuthenticationNeeded,
     /// It must start TLS first.
     TlsNeeded,
@@ -41,7 +42,7 @@ pub struct RelayPolicy {
 }
 
 impl RelayPolicy {
-    /// Trusts these networks, if the listener's kind goes by networks at all. With `tls_needed` nobody relays in the
+    /// Trusts these networks. With `tls_needed` nobody relays in the
     /// clear.
     pub fn new(kind: ListenerKind, trusted: Vec<IpNet>, tls_needed: bool) -> RelayPolicy {
         let trusted: Vec<IpNet> = trusted.into_iter().map(canonical).collect();
@@ -61,12 +62,10 @@ impl RelayPolicy {
         if authenticated {
             return RelayDecision::Authenticated;
         }
-        if self.kind == ListenerKind::Submission {
-            return RelayDecision::AuthenticationNeeded;
-        }
         let client = client.to_canonical();
         match self.trusted.iter().find(|network| network.contains(&client)) {
             Some(&network) => RelayDecision::Trusted(network),
+            None if self.kind == ListenerKind::Submission => RelayDecision::AuthenticationNeeded,
             None => RelayDecision::Stranger,
         }
     }
@@ -84,7 +83,7 @@ impl RelayPolicy {
             )),
             // RFC 4954 section 6.
             RelayDecision::AuthenticationNeeded => {
-                Err(Reply::fixed(530, 5, 7, 0, "Authentication required: log in with AUTH first"))
+                Err(Reply::fixed(530, 5, 7, 0, "Authentication required: log in with AUTH first, under TLS"))
             }
             // RFC 3207 section 4.
             RelayDecision::TlsNeeded => Err(Reply::fixed(530, 5, 7, 0, "Encryption required: issue STARTTLS first")),
@@ -143,8 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn submission_goes_by_login_alone() {
-        let policy = policy(ListenerKind::Submission, &["0.0.0.0/0", "::/0"], false);
+    fn submission_goes_by_login_and_by_networks_that_are_named() {
+        let named = policy(ListenerKind::Submission, &["192.0.2.0/24"], false);
+        assert_eq!(named.may_relay(ip("192.0.2.1"), false, false), Ok(()));
+        assert_eq!(named.decide(ip("127.0.0.1"), true, false), RelayDecision::AuthenticationNeeded);
+        let policy = policy(ListenerKind::Submission, &[], false);
         let reply = policy.may_relay(ip("127.0.0.1"), true, false).unwrap_err();
         assert!(reply.to_string().starts_with("530 5.7.0 "));
         assert_eq!(policy.may_relay(ip("127.0.0.1"), true, true), Ok(()));

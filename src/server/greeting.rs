@@ -1,11 +1,16 @@
 //! What `ringpost serve` prints on the terminal once it runs without a configuration: where it listens, and three
 //! lines that send a first message and show what became of it.
 
-use crate::config::Config;
+use crate::config::{Config, ListenerTls};
 use std::net::SocketAddr;
 
 /// The lines to print. `program` is how this program was called.
-pub fn recipe(config: &Config, program: &str, sandbox: Option<SocketAddr>) -> String {
+pub fn recipe(
+    config: &Config,
+    program: &str,
+    sandbox: Option<SocketAddr>,
+    first_login: Option<&(String, String)>,
+) -> String {
     let addresses = crate::config::settings::listen_addresses(config);
     let Some(first) = addresses.first() else { return String::new() };
     let listening: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -18,6 +23,16 @@ pub fn recipe(config: &Config, program: &str, sandbox: Option<SocketAddr>) -> St
             lines.push(format!("everything goes to the built-in sandbox at {sandbox}; nothing leaves this machine"));
         }
         None => lines.push(format!("it goes to: {}", crate::config::settings::route_plan(config).join("; "))),
+    }
+    if let Some((login, password)) = first_login {
+        lines.push(String::new());
+        lines.push("A first login for submission under TLS (the password is shown this once):".into());
+        for listener in config.listener.iter().filter(|listener| listener.authentication()) {
+            let tls = if listener.tls == ListenerTls::Implicit { "TLS from the start" } else { "STARTTLS" };
+            let addresses: Vec<String> = listener.address.iter().map(ToString::to_string).collect();
+            lines.push(format!("  {} with {tls}", addresses.join(", ")));
+        }
+        lines.push(format!("  login {login}, password {password}"));
     }
     let server = reachable(*first);
     lines.push(String::new());
@@ -65,7 +80,9 @@ mod tests {
     #[test]
     fn the_recipe_names_what_runs() {
         let config = Config::embedded().unwrap();
-        let text = recipe(&config, "ringpost", Some(([127, 0, 0, 1], 4025).into()));
+        let text =
+            recipe(&config, "ringpost", Some(([127, 0, 0, 1], 4025).into()), Some(&("demo".into(), "pw".into())));
+        assert!(text.contains("login demo, password pw") && text.contains("127.0.0.1:2465 with TLS from"), "{text}");
         assert!(text.contains("smtp://127.0.0.1:2525") && text.contains("swaks --server 127.0.0.1:2525"), "{text}");
         assert!(text.contains("\n  ringpost sandbox list\n"), "{text}");
         let overrides = Overrides {
@@ -73,7 +90,7 @@ mod tests {
             listen: vec!["0.0.0.0:2501".parse().unwrap()],
             ..Overrides::default()
         };
-        let text = recipe(&overrides.apply(config).unwrap(), "bin/ringpost", Some(([127, 0, 0, 1], 4025).into()));
+        let text = recipe(&overrides.apply(config).unwrap(), "bin/ringpost", Some(([127, 0, 0, 1], 4025).into()), None);
         assert!(text.contains("smtp://127.0.0.1:2501"), "{text}");
         assert!(text.contains("bin/ringpost sandbox list --spool /tmp/other"), "{text}");
     }

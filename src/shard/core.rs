@@ -11,6 +11,8 @@ use crate::id::{MessageId, MessageIds};
 use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide};
 use crate::limits::{DROPS_TOLD_EVERY, MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHARE};
 use crate::metrics::{QueueDepth, ShardMetrics};
+use crate::policy::identity::Directory;
+use crate::policy::logins::Logins;
 use crate::policy::session_limits::SessionLimits;
 use crate::queue::{Queue, QueueConfig, SiteId};
 use crate::shard::connections::{Conn, Connections};
@@ -27,6 +29,7 @@ use crate::shard::settings::{Settings, Target};
 use crate::shard::site::Sites;
 use crate::shard::storing::{AwaitingRoom, Pending, Storing};
 use crate::shard::tenants::Tenants;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
 use ringpost_spool::{DiskDone, DiskOp, Log, LogConfig, LogEvent, OpId};
@@ -54,6 +57,10 @@ pub struct CoreParts {
     pub seed: u64,
     /// When anything was last written to the spool: ids are given out above this, even if the clock went back since.
     pub spool_written: UnixTime,
+    /// Who may log in.
+    pub directory: Arc<ArcSwap<Directory>>,
+    /// The key under which logins are remembered.
+    pub login_key: [u8; 32],
     /// Whether recovery will send messages and then [`ToShard::RecoveryDone`].
     pub recovering: bool,
 }
@@ -80,6 +87,8 @@ pub struct Core {
     /// Addresses of the pools' named hosts.
     pub(super) named_hops: HashMap<Box<str>, Vec<IpAddr>>,
     pub(super) tenants: Tenants,
+    pub(super) directory: Arc<ArcSwap<Directory>>,
+    pub(super) logins: Logins,
     pub(super) ids: MessageIds,
     pub(super) storing: Storing,
     /// Messages for which a segment is being prepared.
@@ -138,6 +147,8 @@ impl Core {
             first_sequence,
             seed,
             spool_written,
+            directory,
+            login_key,
             recovering,
         } = parts;
         let log = Log::new(
@@ -167,6 +178,8 @@ impl Core {
             fixed_sites: vec![None; settings.routes.len()],
             named_hops: HashMap::default(),
             tenants: Tenants::default(),
+            directory,
+            logins: Logins::new(&login_key),
             ids: MessageIds::above(shard, spool_written),
             storing: Storing::default(),
             awaiting_room: AwaitingRoom::default(),
@@ -464,6 +477,7 @@ impl Handler for Core {
             ToShard::LeaseEnded(ended) => self.lease_ended(*ended, now),
             ToShard::PermitFreed { site } | ToShard::PermitWanted { site } => self.touch(SiteId(site)),
             ToShard::Permit(permit) => self.permit_came(permit, now),
+            ToShard::LoginJudged(judged) => self.login_judged(*judged, now),
             ToShard::Recycled(segment) => self.log.note_recycled(segment),
         }
     }

@@ -10,14 +10,17 @@ use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
 use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
+use crate::policy::identity::Credential;
 use crate::policy::trace;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::storing::{Origin, refusal};
+use crate::smtp::sasl::Login;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
 use bytes::Bytes;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// One client's session.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub struct InboundState {
     pub helo: Box<str>,
     /// Whether it was EHLO.
     pub extended: bool,
+    /// What it has logged in with.
+    pub credential: Option<Arc<Credential>>,
     /// The handshake's facts, once there was one.
     pub tls: Option<TlsInfo>,
     /// What is being received.
@@ -109,6 +114,7 @@ impl Core {
             client: peer,
             helo: Box::default(),
             extended: false,
+            credential: None,
             tls: None,
             incoming: None,
             paused: false,
@@ -157,6 +163,7 @@ impl Core {
         match step {
             Step::Read => {}
             Step::AwaitStorage => inbound.state.storing = true,
+            Step::AwaitAuthentication => {}
             Step::StartTls => self.start_tls(conn, TlsSide::Server { begun: false }),
             Step::BeginTls => {
                 inbound.state.paused = false;
@@ -298,7 +305,8 @@ impl Receiving<'_> {
                 "Too many Received headers: this message goes round in a loop; check the routes of the hosts it passed",
             ));
         }
-        if let Some(name) = &listener.tenant_header
+        // Whoever has logged in is of its credential's tenant, whatever a header says.
+        if let Some(name) = listener.tenant_header.as_ref().filter(|_| self.state.credential.is_none())
             && let Some(tenant) = trace::header_value(received, name)
         {
             incoming.envelope.tenant = tenant;
@@ -332,6 +340,12 @@ impl Transactions for Receiving<'_> {
         self.state.extended = extended;
     }
 
+    fn authenticate(&mut self, login: Login, now: Now) -> Option<Result<(), Reply>> {
+        let credential = self.core.authenticate(self.state.conn, self.state.client.ip(), login, now)?;
+        self.state.credential = Some(credential);
+        Some(Ok(()))
+    }
+
     fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply> {
         if self.core.stopping.is_some() {
             return Err(Reply::fixed(421, 4, 3, 2, "Shutting down; try again later"));
@@ -341,7 +355,22 @@ impl Transactions for Receiving<'_> {
         {
             return Err(self.refuse(None, refusal(full)));
         }
+        if let Some(credential) = &self.state.credential {
+            let current = self.core.current_credential(credential, self.state.client.ip(), now);
+            let current = current.map_err(|reply| self.refuse(None, reply))?;
+            if let Some(Err(reply)) = mail.reverse_path.as_ref().map(|sender| current.may_send_as(sender)) {
+                self.core.reject(
+                    self.state.client,
+                    mail.reverse_path.as_ref().map_or("", |one| one.as_str()),
+                    None,
+                    &reply,
+                );
+                return Err(reply);
+            }
+            self.state.credential = Some(current);
+        }
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
+        let tenant = self.state.credential.as_ref().map_or(&listener.tenant, |credential| &credential.tenant);
         let envelope = Envelope {
             reverse_path: mail.reverse_path,
             body: mail.body,
@@ -349,7 +378,7 @@ impl Transactions for Receiving<'_> {
             ret: mail.ret,
             envid: mail.envid,
             recipients: Vec::with_capacity(1),
-            tenant: listener.tenant.clone(),
+            tenant: tenant.clone(),
             arrived: now.unix,
             client: Box::default(),
             require_tls: false,
@@ -370,7 +399,9 @@ impl Transactions for Receiving<'_> {
 
     fn recipient(&mut self, recipient: Recipient, _now: Now) -> Result<(), Reply> {
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
-        if let Err(reply) = listener.relay.may_relay(self.state.client.ip(), self.state.tls.is_some(), false) {
+        if let Err(reply) =
+            listener.relay.may_relay(self.state.client.ip(), self.state.tls.is_some(), self.state.credential.is_some())
+        {
             return Err(self.refuse(Some(recipient.address.as_str()), reply));
         }
         if let Some(incoming) = self.state.incoming.as_mut() {
@@ -393,7 +424,7 @@ impl Transactions for Receiving<'_> {
             host: &self.core.settings.hostname,
             extended: self.state.extended,
             tls: self.state.tls.as_ref().map(|tls| (tls.version, tls.cipher)),
-            authenticated: false,
+            authenticated: self.state.credential.is_some(),
             smtputf8: incoming.envelope.smtputf8,
             id,
             recipient: match &incoming.envelope.recipients[..] {

@@ -4,14 +4,17 @@ use crate::clock::{Instant, UnixTime};
 use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::dns::Resolution;
+use crate::io::handler::ConnId;
 use crate::metrics::ShardMetrics;
+use crate::reply::Reply;
 use crate::shard::attempt::AttemptOutcome;
 use crate::shard::permits::{ConnectionPermit, SitePermits};
 use crate::smtp::client::Transaction;
+use crate::smtp::sasl::Login;
 use bytes::Bytes;
 use ringpost_spool::{ContentRef, RecoveredMessage, RecoveredSegment, SegmentId};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Into a shard's mailbox.
@@ -48,6 +51,8 @@ pub enum ToShard {
     LeaseEnded(Box<LeaseEnded>),
     /// An old segment is durably gone. Full: dropped, and segments that wait for it stay until the next start.
     Recycled(SegmentId),
+    /// A login was judged. Full: the control thread keeps it and tries again.
+    LoginJudged(Box<LoginVerdict>),
     /// Another shard waits for a permit of a site. Full: dropped, it asks again at its next slow tick.
     PermitWanted {
         /// The site's place in the registry.
@@ -60,6 +65,28 @@ pub enum ToShard {
         /// The site's place in the registry.
         site: u32,
     },
+}
+
+/// A login that a shard does not recognise.
+#[derive(Clone, Debug)]
+pub struct LoginQuestion {
+    /// The session.
+    pub conn: ConnId,
+    /// Its client.
+    pub client: IpAddr,
+    /// What it says of itself.
+    pub login: Login,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct LoginVerdict {
+    /// The session, which may be gone.
+    pub conn: ConnId,
+    /// What was judged.
+    pub login: Login,
+    /// The revision of its credential, or what the client is told.
+    pub verdict: Result<u64, Reply>,
 }
 
 /// A recipient group of one message, lent to another shard for one attempt. The home shard stays its owner.
@@ -263,6 +290,13 @@ pub enum Report {
         shard: u8,
         /// What is to be looked up.
         query: crate::io::dns::Query,
+    },
+    /// Is this login good? Full: the shard keeps it and tries again.
+    Login {
+        /// Who asks.
+        shard: u8,
+        /// What.
+        question: Box<LoginQuestion>,
     },
     /// The answer to an operator's request. Full: the shard keeps it and tries again.
     Admin {

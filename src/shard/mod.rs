@@ -2,6 +2,7 @@
 pub mod admin;
 pub mod ahead;
 pub mod attempt;
+mod authentication;
 pub mod connections;
 pub mod core;
 pub mod egress;

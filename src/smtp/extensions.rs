@@ -4,6 +4,7 @@
 
 use crate::smtp::data::BareNewlines;
 use crate::smtp::parameters::Offered;
+use crate::smtp::sasl::Mechanism;
 use std::io::Write;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct SessionConfig {
     pub max_message_size: u64,
     /// STARTTLS is offered.
     pub starttls: bool,
+    /// AUTH is offered, under TLS.
+    pub auth: bool,
     /// What becomes of a bare CR or LF in content.
     pub bare_newlines: BareNewlines,
     /// A PROXY header comes first. On sessions that are under TLS from the start it has come before and is read by
@@ -51,7 +54,7 @@ const LIMIT_MAX: u32 = 999_999;
 impl SessionConfig {
     /// Which parameters MAIL and RCPT may have.
     pub(crate) fn offered(&self) -> Offered {
-        Offered { dsn: self.dsn, smtputf8: self.smtputf8 }
+        Offered { dsn: self.dsn, smtputf8: self.smtputf8, auth: self.auth }
     }
 
     /// Appends the reply to EHLO (RFC 5321 4.1.1.1). STARTTLS is not offered under TLS (RFC 3207 4.2).
@@ -76,6 +79,8 @@ impl SessionConfig {
         let transactions = self.max_transactions.clamp(1, LIMIT_MAX);
         line(true, format_args!("LIMITS MAILMAX={transactions} RCPTMAX={recipients}"));
         line(self.starttls && !tls, format_args!("STARTTLS"));
+        // RFC 4954 4: not before a password could be sent.
+        line(self.auth && tls, format_args!("AUTH {} {}", Mechanism::Plain.name(), Mechanism::Login.name()));
         out[last + 3] = b' ';
     }
 }

@@ -18,5 +18,7 @@ pub mod parameters;
 pub mod peer;
 pub mod proxy;
 pub mod replies;
+pub mod sasl;
 pub mod server;
+mod server_auth;
 pub mod transaction;

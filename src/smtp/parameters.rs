@@ -18,6 +18,8 @@ pub struct Offered {
     pub dsn: bool,
     /// SMTPUTF8.
     pub smtputf8: bool,
+    /// AUTH= of MAIL.
+    pub auth: bool,
 }
 
 /// Reads `FROM:<path> [parameters]`.
@@ -41,6 +43,9 @@ pub fn mail(arguments: &[u8], offered: Offered) -> Result<MailFrom, Reply> {
             mail.ret = Some(ret(value)?);
         } else if offered.dsn && is(b"ENVID", 16)? {
             mail.envid = Some(envid(value)?);
+        } else if offered.auth && is(b"AUTH", 32)? {
+            // RFC 4954 5: whoever submits is not trusted to speak for others, so it counts as <>.
+            auth(value)?;
         } else {
             return Err(unknown(keyword, value));
         }
@@ -184,6 +189,15 @@ fn ret(value: Option<&[u8]>) -> Result<Ret, Reply> {
     }
 }
 
+fn auth(value: Option<&[u8]>) -> Result<(), Reply> {
+    let text = value.and_then(|value| std::str::from_utf8(value).ok()).ok_or(replies::BAD_AUTH_PARAMETER)?;
+    if text == "<>" || (!text.is_empty() && decode_xtext(text).is_some()) {
+        Ok(())
+    } else {
+        Err(replies::BAD_AUTH_PARAMETER)
+    }
+}
+
 fn envid(value: Option<&[u8]>) -> Result<Box<str>, Reply> {
     let text = value.and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
     let fits = (1..=ENVID_OCTETS_MAX).contains(&text.len()) && decode_xtext(text).is_some();
@@ -255,8 +269,8 @@ mod tests {
     use proptest::prelude::*;
     use smtp_proto::Request;
 
-    const ALL: Offered = Offered { dsn: true, smtputf8: true };
-    const NONE: Offered = Offered { dsn: false, smtputf8: false };
+    const ALL: Offered = Offered { dsn: true, smtputf8: true, auth: true };
+    const NONE: Offered = Offered { dsn: false, smtputf8: false, auth: false };
 
     fn from(text: &str) -> Result<MailFrom, Reply> {
         mail(text.as_bytes(), ALL)
@@ -339,7 +353,10 @@ mod tests {
             ("FROM:<a@b> ENVID=a=b", 501, "5.5.4"),
             (&long_envid, 501, "5.5.4"),
             ("FROM:<a@b> NOTIFY=NEVER", 555, "5.5.4"),
-            ("FROM:<a@b> AUTH=<>", 555, "5.5.4"),
+            ("FROM:<a@b> AUTH=", 501, "5.5.4"),
+            ("FROM:<a@b> AUTH", 501, "5.5.4"),
+            ("FROM:<a@b> AUTH=+", 501, "5.5.4"),
+            ("FROM:<a@b> AUTH=<> AUTH=<>", 501, "5.5.4"),
             ("FROM:<a@b> X-THING", 555, "5.5.4"),
             ("FROM:<a@b> =x", 501, "5.5.4"),
             ("FROM:<a@b> X=", 501, "5.5.4"),

@@ -14,6 +14,8 @@ pub const OK: &[u8] = b"250 2.0.0 OK\r\n";
 pub const START_CONTENT: &[u8] = b"354 Start mail input; end with CRLF.CRLF\r\n";
 /// STARTTLS was accepted.
 pub const START_TLS: &[u8] = b"220 2.0.0 Ready to start TLS\r\n";
+/// AUTH succeeded (RFC 4954 6).
+pub const AUTHENTICATION_SUCCESSFUL: &[u8] = b"235 2.7.0 Authentication successful\r\n";
 /// QUIT.
 pub const GOODBYE: &[u8] = b"221 2.0.0 Goodbye\r\n";
 
@@ -26,7 +28,7 @@ pub const HELP: Reply = Reply::fixed(
     2,
     0,
     0,
-    "Commands: EHLO HELO STARTTLS MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\n\
+    "Commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\n\
      One message: EHLO name, MAIL FROM:<you@example.org>, RCPT TO:<them@example.net>, DATA,\n\
      then the message and a line of one dot; its reply names the id to ask for",
 );
@@ -104,6 +106,30 @@ pub const NO_RECIPIENTS: Reply =
 pub const TLS_ACTIVE: Reply = Reply::fixed(503, 5, 5, 1, "TLS is already active; go on with EHLO");
 /// STARTTLS in a transaction.
 pub const NO_TLS_NOW: Reply = Reply::fixed(503, 5, 5, 1, "A transaction is under way; send RSET before STARTTLS");
+
+/// AUTH in the clear (RFC 4954 6).
+pub const ENCRYPT_FIRST: Reply =
+    Reply::fixed(538, 5, 7, 11, "Encryption required before a password is sent: use STARTTLS, or the port for TLS");
+/// AUTH twice (RFC 4954 4).
+pub const AUTHENTICATED: Reply = Reply::fixed(503, 5, 5, 1, "Already logged in; connect again to use another login");
+/// AUTH in a transaction (RFC 4954 4).
+pub const NO_AUTH_NOW: Reply = Reply::fixed(503, 5, 5, 1, "A transaction is under way; send RSET before AUTH");
+/// AUTH.
+pub const BAD_AUTH: Reply = Reply::fixed(501, 5, 5, 4, "Syntax: AUTH mechanism [initial response]");
+/// AUTH with a mechanism that is not offered (RFC 4954 4).
+pub const UNKNOWN_MECHANISM: Reply =
+    Reply::fixed(504, 5, 5, 4, "Authentication mechanism not offered; EHLO lists those that are");
+/// An answer that is not base64, or says nothing (RFC 4954 4).
+pub const BAD_AUTH_ANSWER: Reply =
+    Reply::fixed(501, 5, 5, 2, "The answer cannot be read: it must be base64 (RFC 4648) of what was asked for");
+/// `*` (RFC 4954 4).
+pub const AUTH_CANCELLED: Reply = Reply::fixed(501, 5, 7, 0, "Authentication cancelled");
+/// A login that is not known, wrong, expired or disabled: nobody learns which (RFC 4954 6).
+pub const AUTH_INVALID: Reply = Reply::fixed(535, 5, 7, 8, "Authentication credentials invalid");
+/// A login that cannot be judged now (RFC 4954 6).
+pub const AUTH_UNAVAILABLE: Reply = Reply::fixed(454, 4, 7, 0, "Logins cannot be checked now; try again in a minute");
+/// AUTH= of MAIL.
+pub const BAD_AUTH_PARAMETER: Reply = Reply::fixed(501, 5, 5, 4, "AUTH must be <> or an address as xtext (RFC 4954 5)");
 
 /// RCPT over the bound (RFC 5321 4.5.3.1.10).
 pub const TOO_MANY_RECIPIENTS: Reply =

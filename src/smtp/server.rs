@@ -6,7 +6,7 @@
 
 use crate::clock::{Instant, Now};
 use crate::id::MessageId;
-use crate::limits::{HANDSHAKE_TIMEOUT, SESSION_REPLIES_OCTETS_MAX};
+use crate::limits::{AUTH_TIMEOUT, HANDSHAKE_TIMEOUT, SESSION_REPLIES_OCTETS_MAX};
 use crate::reply::Reply;
 use crate::smtp::command::{self, Command};
 use crate::smtp::data::{Framing, Scanner};
@@ -14,6 +14,7 @@ use crate::smtp::line::{Framed, LineFault, LineReader};
 use crate::smtp::parameters;
 use crate::smtp::proxy::ProxyReader;
 use crate::smtp::replies;
+use crate::smtp::sasl::Exchange;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub enum Step {
     Read,
     /// [`Session::handle_stored`]; input is not taken before.
     AwaitStorage,
+    /// [`Session::handle_authenticated`]; input is not taken before.
+    AwaitAuthentication,
     /// Send the replies, run the handshake, then [`Session::handle_tls_started`].
     StartTls,
     /// The client begins with its handshake: what is not taken of the input is the start of that.
@@ -49,6 +52,8 @@ pub(super) enum Phase {
     Chunk { octets: u64, left: u64, last: bool },
     /// The owner stores the message.
     Storing,
+    /// The owner judges a login.
+    Authenticating,
     /// The client was told to start TLS; `injected`: it has sent something behind that in the clear.
     StartTls { injected: bool },
     /// A handshake comes first, at once or behind a PROXY header.
@@ -86,11 +91,15 @@ pub struct Session {
     deadline: Instant,
     /// When the content under way must have come whole.
     pub(super) content_deadline: Instant,
+    /// The login under way: the next line is its next answer.
+    pub(super) exchange: Option<Box<Exchange>>,
     commands: u32,
     errors: u32,
     transactions: u32,
-    tls: bool,
-    greeted: bool,
+    pub(super) failed_logins: u8,
+    pub(super) tls: bool,
+    pub(super) greeted: bool,
+    pub(super) authenticated: bool,
     shutting_down: bool,
 }
 
@@ -112,11 +121,14 @@ impl Session {
             transaction: Transaction::default(),
             refusal: None,
             content_deadline: Instant::MAX,
+            exchange: None,
             commands: 0,
             errors: 0,
             transactions: 0,
+            failed_logins: 0,
             tls,
             greeted: false,
+            authenticated: false,
             shutting_down: false,
         }
     }
@@ -156,6 +168,7 @@ impl Session {
                 }
                 Phase::Handshake => return (done, Step::BeginTls),
                 Phase::Storing => return (done, Step::AwaitStorage),
+                Phase::Authenticating => return (done, Step::AwaitAuthentication),
                 Phase::Closed => return (input.len(), Step::Close),
             };
             done += consumed;
@@ -163,7 +176,10 @@ impl Session {
             if advanced {
                 self.close_if_due(owner, out);
             }
-            if matches!(self.phase, Phase::Storing | Phase::Closed | Phase::StartTls { .. } | Phase::Handshake) {
+            if matches!(
+                self.phase,
+                Phase::Storing | Phase::Authenticating | Phase::Closed | Phase::StartTls { .. } | Phase::Handshake
+            ) {
                 self.arm(now.instant);
             } else if done == input.len() {
                 if progress {
@@ -203,6 +219,7 @@ impl Session {
         }
         self.tls = true;
         self.greeted = false;
+        self.exchange = None;
         self.lines.clear();
         self.end_transaction();
         if !matches!(self.phase, Phase::Closed) {
@@ -218,6 +235,9 @@ impl Session {
         }
         match self.phase {
             Phase::Storing | Phase::Closed => return self.step(),
+            Phase::Authenticating => {
+                self.close(out, "4.7.0", "the login was not checked in time; connect again later");
+            }
             // Whoever has not said who the client is, or is within a handshake, would not understand.
             Phase::Proxy(_) | Phase::StartTls { .. } | Phase::Handshake => self.phase = Phase::Closed,
             Phase::Command if self.transaction.scanner.is_none() => {
@@ -247,23 +267,28 @@ impl Session {
 
     /// Whether nothing is under way: no transaction, no line that has begun, no handshake.
     pub fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Command) && !self.transaction.open && !self.lines.is_partial()
+        matches!(self.phase, Phase::Command)
+            && !self.transaction.open
+            && self.exchange.is_none()
+            && !self.lines.is_partial()
     }
 
-    fn step(&self) -> Step {
+    pub(super) fn step(&self) -> Step {
         match self.phase {
             Phase::Proxy(_) | Phase::Command | Phase::Data | Phase::Chunk { .. } => Step::Read,
             Phase::Storing => Step::AwaitStorage,
+            Phase::Authenticating => Step::AwaitAuthentication,
             Phase::StartTls { .. } => Step::StartTls,
             Phase::Handshake => Step::BeginTls,
             Phase::Closed => Step::Close,
         }
     }
 
-    fn arm(&mut self, now: Instant) {
+    pub(super) fn arm(&mut self, now: Instant) {
         let config = &self.config;
         self.deadline = match self.phase {
             Phase::Storing | Phase::Closed => Instant::MAX,
+            Phase::Authenticating => now.after(AUTH_TIMEOUT),
             Phase::Data | Phase::Chunk { .. } => now.after(config.data_timeout).min(self.content_deadline),
             // Between chunks the message is still coming.
             Phase::Command if self.transaction.scanner.is_some() => {
@@ -282,7 +307,7 @@ impl Session {
     }
 
     /// Ends the session with 421, which may come at any time (RFC 5321 3.8).
-    fn close(&mut self, out: &mut Vec<u8>, enhanced: &str, text: &str) {
+    pub(super) fn close(&mut self, out: &mut Vec<u8>, enhanced: &str, text: &str) {
         // Writing to a Vec cannot fail.
         let _ = write!(out, "421 {enhanced} {} {text}\r\n", self.config.hostname);
         self.phase = Phase::Closed;
@@ -305,7 +330,7 @@ impl Session {
         }
     }
 
-    fn close_if_over(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn close_if_over(&mut self, out: &mut Vec<u8>) {
         if !matches!(self.phase, Phase::Command | Phase::Proxy(_)) {
             return;
         }
@@ -374,10 +399,15 @@ impl Session {
             Framed::Fault(LineFault::TooLong) => Err(replies::LINE_TOO_LONG),
             Framed::Fault(LineFault::BareNewline) => Err(replies::BARE_NEWLINE_IN_LINE),
             Framed::Fault(LineFault::Nul) => Err(replies::NUL_IN_LINE),
+            Framed::Line(line) if self.exchange.is_some() => match self.exchange.take() {
+                Some(exchange) => self.auth_answer(*exchange, line, now, owner, out),
+                None => Ok(()),
+            },
             Framed::Line(line) => command::read(line).and_then(|command| self.obey(command, now, owner, out)),
             Framed::Partial => Ok(()),
         };
         if let Err(reply) = result {
+            self.exchange = None;
             self.refuse(&reply, out);
         }
         (consumed, true)
@@ -398,6 +428,7 @@ impl Session {
             Command::Data => return self.data(now, owner, out),
             Command::Bdat { octets, last } => return self.bdat(octets, last, now, owner, out),
             Command::StartTls => return self.start_tls(out),
+            Command::Auth(arguments) => return self.auth(arguments, now, owner, out),
             Command::Reset => {
                 self.abort(owner);
                 out.extend_from_slice(replies::OK);
@@ -611,6 +642,7 @@ mod tests {
             hostname: "mx.example.org".into(),
             max_message_size: 100,
             starttls: true,
+            auth: false,
             bare_newlines: BareNewlines::Refuse,
             proxy: false,
             max_recipients: 2,
@@ -660,7 +692,7 @@ mod tests {
                         let result = Ok(MessageId(self.stored));
                         self.session.handle_stored(result, now.instant, &mut self.out);
                     }
-                    Step::StartTls | Step::BeginTls | Step::Close => return step,
+                    Step::StartTls | Step::BeginTls | Step::AwaitAuthentication | Step::Close => return step,
                 }
                 if rest.is_empty() {
                     return self.session.step();

@@ -8,6 +8,8 @@ use crate::address::Address;
 use crate::clock::Now;
 use crate::envelope::{Body, Recipient, Ret};
 use crate::reply::Reply;
+use crate::smtp::replies;
+use crate::smtp::sasl::Login;
 use std::net::SocketAddr;
 
 /// What MAIL said.
@@ -39,6 +41,13 @@ pub trait Transactions {
 
     /// HELO or (`extended`) EHLO with this name, which is printable ASCII of at most 255 octets and proves nothing.
     fn hello(&mut self, name: &str, extended: bool);
+
+    /// Is this login good? None: [`handle_authenticated`](crate::smtp::server::Session::handle_authenticated) will say.
+    /// Owners whose sessions do not offer AUTH are never asked.
+    fn authenticate(&mut self, login: Login, now: Now) -> Option<Result<(), Reply>> {
+        let _ = (login, now);
+        Some(Err(replies::AUTH_UNAVAILABLE))
+    }
 
     /// May this sender send?
     fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply>;

@@ -119,6 +119,8 @@ impl Machine {
             first_sequence: 0,
             seed: 7,
             spool_written: UnixTime::from_millis(0),
+            directory: Arc::default(),
+            login_key: [7; 32],
             recovering: false,
         });
         let mut machine = Machine {
@@ -273,6 +275,7 @@ fn settings(hold: bool, chunking: bool) -> Settings {
         hostname: "relay.test".into(),
         max_message_size: 1 << 20,
         starttls: false,
+        auth: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
         max_recipients: 100,

@@ -31,7 +31,7 @@ impl World {
         match report {
             Report::Resolve { query, .. } => self.dns_asked(shard, query),
             Report::Admin { reply, .. } => self.admin_answered(shard, &reply),
-            Report::Event { .. } => {}
+            Report::Event { .. } | Report::Login { .. } => {}
             Report::State { state, .. } => {
                 self.trace.line(self.now, format_args!("s{shard} is {state:?}"));
                 if state == ShardState::Recovered

@@ -181,6 +181,7 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
         hostname: "relay.test".into(),
         max_message_size,
         starttls: random.chance(700),
+        auth: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
         max_recipients: if random.chance(200) { 2 } else { 100 },

@@ -447,6 +447,7 @@ fn shown_message(message: &ToShard) -> String {
         }
         ToShard::Admin { request, .. } => format!("Admin {request:?}"),
         ToShard::Shutdown => "Shutdown".into(),
+        ToShard::LoginJudged(judged) => format!("LoginJudged {}", judged.login.name),
         ToShard::Lease(lease) => format!("Lease {} of s{} {:?}", lease.id, lease.home, lease.recipients),
         ToShard::LeaseEnded(ended) => {
             format!("LeaseEnded {} by s{} {:?} decided {}", ended.id, ended.by, ended.recipients, ended.outcomes.len())

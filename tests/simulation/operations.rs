@@ -89,6 +89,8 @@ impl World {
                     first_sequence: snapshot.next_sequence(),
                     seed: self.random.next(),
                     spool_written: self.spool_written,
+                    directory: Arc::default(),
+                    login_key: [7; 32],
                     recovering: true,
                 })
             })

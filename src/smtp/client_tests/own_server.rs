@@ -71,6 +71,7 @@ impl OwnPeer {
             hostname: "mx.example".into(),
             max_message_size: 1_000_000,
             starttls,
+            auth: false,
             bare_newlines: BareNewlines::Refuse,
             proxy: false,
             max_recipients: 100,

@@ -1,0 +1,631 @@
+//! Where identities are kept: an embedded database in one file, changed by operators' requests and read by all shards as one
+//! snapshot, which is exchanged as soon as a change is on disk.
+//!
+//! Secrets are kept as Argon2id hashes alone and shown once, when they are made. Everything here may block (disk, password
+//! hash) and runs beside the control thread's loop. Errors say what to do; a change that fails changes nothing.
+
+use crate::clock::UnixTime;
+use crate::limits::LOGIN_OCTETS_MAX;
+use crate::policy::identity::{Credential, Directory, SecretHash, SenderRule, Tenant};
+use arc_swap::ArcSwap;
+use argon2::Argon2;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ipnet::IpNet;
+use redb::backends::FileBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The name of the database's file in the spool directory.
+pub const FILE_NAME: &str = "identities.redb";
+
+const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants");
+const CREDENTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("credentials");
+
+/// The tenant of listeners and credentials that name none.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// The snapshot that shards read.
+pub type SharedDirectory = Arc<ArcSwap<Directory>>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The database.
+    #[error("the database of identities {file}: {cause}")]
+    Database {
+        /// Its file.
+        file: String,
+        /// Why.
+        cause: redb::Error,
+    },
+    /// The file.
+    #[error("the database of identities {file}: {cause}")]
+    File {
+        /// Its path.
+        file: String,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// An entry that cannot be read.
+    #[error("the database of identities has an entry `{0}` that this version cannot read")]
+    Entry(String),
+    /// No random octets, or no hash.
+    #[error("no secret can be made: {0}")]
+    Secret(String),
+    /// It is not there.
+    #[error("there is no {0} `{1}`")]
+    Absent(&'static str, String),
+    /// It is there already.
+    #[error("there is a {0} `{1}` already")]
+    Present(&'static str, String),
+    /// It cannot be.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum IdentityRequest {
+    /// All tenants.
+    Tenants,
+    /// A new tenant.
+    AddTenant {
+        /// Its name.
+        name: String,
+    },
+    /// Whether a tenant may submit.
+    SetTenant {
+        /// Its name.
+        name: String,
+        /// Whether it may.
+        enabled: bool,
+    },
+    /// No such tenant any more, nor its credentials.
+    RemoveTenant {
+        /// Its name.
+        name: String,
+    },
+    /// All credentials, or a tenant's.
+    Credentials {
+        /// Whose.
+        tenant: Option<String>,
+    },
+    /// A new credential; its secret is in the answer.
+    AddCredential {
+        /// Whose.
+        tenant: String,
+        /// The name to log in with; one is made when left out.
+        login: Option<String>,
+        /// What it is for.
+        #[serde(default)]
+        label: String,
+        /// For how long, in milliseconds; for ever when left out.
+        lifetime_ms: Option<u64>,
+        /// From where it may log in.
+        #[serde(default)]
+        networks: Vec<IpNet>,
+        /// Which senders it may use.
+        #[serde(default)]
+        senders: Vec<SenderRule>,
+    },
+    /// A new secret for a credential, in the answer; the old one goes on for a while.
+    RotateCredential {
+        /// Which.
+        login: String,
+        /// For how long the old secret is taken, in milliseconds.
+        overlap_ms: u64,
+    },
+    /// Whether a credential may log in.
+    SetCredential {
+        /// Which.
+        login: String,
+        /// Whether it may.
+        enabled: bool,
+    },
+    /// No such credential any more.
+    RemoveCredential {
+        /// Which.
+        login: String,
+    },
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityReply {
+    /// By name.
+    Tenants(Vec<Tenant>),
+    /// By login.
+    Credentials(Vec<CredentialView>),
+    /// A credential's secret: it is shown this once.
+    Secret {
+        /// Its login.
+        login: String,
+        /// The password.
+        secret: String,
+    },
+    /// It is so.
+    Done {},
+}
+
+/// A credential as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialView {
+    /// The name to log in with.
+    pub login: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// What it is for.
+    pub label: String,
+    /// Whether it may log in.
+    pub enabled: bool,
+    /// When it was added, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Until when it may log in.
+    pub expires_ms: Option<u64>,
+    /// From where.
+    pub networks: Vec<IpNet>,
+    /// With which senders.
+    pub senders: Vec<SenderRule>,
+    /// Until when the secret before the present one is taken.
+    pub old_secret_until_ms: Option<u64>,
+}
+
+impl CredentialView {
+    fn of(credential: &Credential) -> CredentialView {
+        CredentialView {
+            login: credential.login.to_string(),
+            tenant: credential.tenant.to_string(),
+            label: credential.label.to_string(),
+            enabled: credential.enabled,
+            created_ms: credential.created_ms,
+            expires_ms: credential.expires_ms,
+            networks: credential.networks.clone(),
+            senders: credential.senders.clone(),
+            old_secret_until_ms: credential.secrets.get(1).and_then(|secret| secret.until_ms),
+        }
+    }
+}
+
+/// The identities.
+pub struct Identities {
+    database: Database,
+    file: PathBuf,
+    directory: SharedDirectory,
+    /// One change at a time.
+    changing: Mutex<()>,
+}
+
+impl std::fmt::Debug for Identities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identities").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Identities {
+    /// Those of this spool directory; the file is made, for its owner alone, when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be made or read, or others may read it.
+    pub fn open(spool: &Path) -> Result<Identities, IdentityError> {
+        let file = spool.join(FILE_NAME);
+        let wrong = |cause: std::io::Error| IdentityError::File { file: file.display().to_string(), cause };
+        let opened =
+            std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
+        let opened = opened.map_err(wrong)?;
+        let mode = opened.metadata().map_err(wrong)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let text = format!("{} may be read by others (mode {:o}): chmod 600 {0}", file.display(), mode & 0o777);
+            return Err(IdentityError::Wrong(text));
+        }
+        let broken = |cause: redb::Error| IdentityError::Database { file: file.display().to_string(), cause };
+        let database = redb::Builder::new()
+            .create_with_backend(FileBackend::new(opened).map_err(|error| broken(error.into()))?)
+            .map_err(|error| broken(error.into()))?;
+        let identities =
+            Identities { database, file, directory: SharedDirectory::default(), changing: Mutex::default() };
+        identities.change(|tables| {
+            // They exist from now on.
+            tables.open_table(TENANTS)?;
+            tables.open_table(CREDENTIALS)?;
+            Ok(())
+        })?;
+        identities.publish()?;
+        Ok(identities)
+    }
+
+    /// What shards read.
+    pub fn directory(&self) -> SharedDirectory {
+        Arc::clone(&self.directory)
+    }
+
+    /// Does what is asked. Blocks for the disk, and for a password hash where a secret is made.
+    pub fn handle(&self, request: IdentityRequest, now: UnixTime) -> Result<IdentityReply, IdentityError> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now.as_millis();
+        match request {
+            IdentityRequest::Tenants => {
+                let directory = self.directory.load();
+                let mut tenants: Vec<Tenant> = directory.tenants().map(|tenant| Tenant::clone(tenant)).collect();
+                tenants.sort_by(|one, other| one.name.cmp(&other.name));
+                return Ok(IdentityReply::Tenants(tenants));
+            }
+            IdentityRequest::Credentials { tenant } => {
+                let directory = self.directory.load();
+                let wanted = directory.credentials().filter(|one| tenant.as_deref().is_none_or(|t| *one.tenant == *t));
+                let mut credentials: Vec<CredentialView> = wanted.map(|one| CredentialView::of(one)).collect();
+                credentials.sort_by(|one, other| one.login.cmp(&other.login));
+                return Ok(IdentityReply::Credentials(credentials));
+            }
+            IdentityRequest::AddTenant { name } => self.add_tenant(&name, now)?,
+            IdentityRequest::SetTenant { name, enabled } => {
+                let tenant = Tenant { enabled, ..self.tenant(&name)? };
+                self.put(TENANTS, &name, &tenant)?;
+            }
+            IdentityRequest::RemoveTenant { name } => self.remove_tenant(&name)?,
+            IdentityRequest::AddCredential { tenant, login, label, lifetime_ms, networks, senders } => {
+                let login = login.map_or_else(|| made_login(&tenant), Ok)?;
+                self.tenant(&tenant)?;
+                check_name("login", &login, LOGIN_OCTETS_MAX)?;
+                if self.directory.load().credential(&login).is_some() {
+                    return Err(IdentityError::Present("credential", login));
+                }
+                let (secret, hash) = made_secret()?;
+                let credential = Credential {
+                    login: login.as_str().into(),
+                    tenant: tenant.into(),
+                    label: label.into(),
+                    enabled: true,
+                    created_ms: now,
+                    expires_ms: lifetime_ms.map(|lifetime| now.saturating_add(lifetime)),
+                    networks,
+                    senders,
+                    secrets: vec![SecretHash { phc: hash, until_ms: None }],
+                    revision: random_u64()?,
+                };
+                self.put(CREDENTIALS, &login, &credential)?;
+                self.publish()?;
+                return Ok(IdentityReply::Secret { login, secret });
+            }
+            IdentityRequest::RotateCredential { login, overlap_ms } => {
+                let mut credential = self.credential(&login)?;
+                let (secret, hash) = made_secret()?;
+                credential.secrets.retain(|old| old.until_ms.is_none());
+                credential.secrets.iter_mut().for_each(|old| old.until_ms = Some(now.saturating_add(overlap_ms)));
+                if overlap_ms == 0 {
+                    credential.secrets.clear();
+                }
+                credential.secrets.insert(0, SecretHash { phc: hash, until_ms: None });
+                credential.revision = random_u64()?;
+                self.put(CREDENTIALS, &login, &credential)?;
+                self.publish()?;
+                return Ok(IdentityReply::Secret { login, secret });
+            }
+            IdentityRequest::SetCredential { login, enabled } => {
+                let credential = Credential { enabled, revision: random_u64()?, ..self.credential(&login)? };
+                self.put(CREDENTIALS, &login, &credential)?;
+            }
+            IdentityRequest::RemoveCredential { login } => {
+                self.credential(&login)?;
+                self.change(|tables| {
+                    tables.open_table(CREDENTIALS)?.remove(login.as_str()).map(|_| ()).map_err(Into::into)
+                })?;
+            }
+        }
+        self.publish()?;
+        Ok(IdentityReply::Done {})
+    }
+
+    /// Makes each line `login:password` of a file a credential of the tenant "default", which is made when it is not there.
+    /// A login that there is gets this password and keeps everything else. Empty lines and those with `#` are passed over.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a line is none; says which.
+    pub fn take_credentials(&self, file: &Path, now: UnixTime) -> Result<(), IdentityError> {
+        let wrong = |cause| IdentityError::File { file: file.display().to_string(), cause };
+        let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).map_err(wrong)?);
+        if self.directory.load().tenant(DEFAULT_TENANT).is_none() {
+            self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into() }, now)?;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_end();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let known = line.split_once(':').filter(|(_, password)| (1..=LOGIN_OCTETS_MAX).contains(&password.len()));
+            let Some((login, password)) = known else {
+                let text = format!("{}, line {}: expected login:password", file.display(), number + 1);
+                return Err(IdentityError::Wrong(text));
+            };
+            self.set_password(login, password, now)?;
+        }
+        self.publish()
+    }
+
+    /// The login and password of a first credential, made when there is no tenant yet; None when there is one.
+    ///
+    /// # Errors
+    /// Those of a change.
+    pub fn first_login(&self, now: UnixTime) -> Result<Option<(String, String)>, IdentityError> {
+        if self.directory.load().tenants().next().is_some() {
+            return Ok(None);
+        }
+        self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into() }, now)?;
+        let request = IdentityRequest::AddCredential {
+            tenant: DEFAULT_TENANT.into(),
+            login: Some("demo".into()),
+            label: "made at the first start".into(),
+            lifetime_ms: None,
+            networks: Vec::new(),
+            senders: Vec::new(),
+        };
+        match self.handle(request, now)? {
+            IdentityReply::Secret { login, secret } => Ok(Some((login, secret))),
+            _ => Ok(None),
+        }
+    }
+
+    fn set_password(&self, login: &str, password: &str, now: UnixTime) -> Result<(), IdentityError> {
+        check_name("login", login, LOGIN_OCTETS_MAX)?;
+        let known = self.credential(login).ok();
+        if known.as_ref().is_some_and(|known| verify(&known.secrets, password.as_bytes(), now)) {
+            return Ok(());
+        }
+        let secrets = vec![SecretHash { phc: hash(password)?, until_ms: None }];
+        let new = Credential {
+            login: login.into(),
+            tenant: DEFAULT_TENANT.into(),
+            label: "".into(),
+            enabled: true,
+            created_ms: now.as_millis(),
+            expires_ms: None,
+            networks: Vec::new(),
+            senders: Vec::new(),
+            secrets: Vec::new(),
+            revision: 0,
+        };
+        let credential = Credential { secrets, revision: random_u64()?, ..known.unwrap_or(new) };
+        self.put(CREDENTIALS, login, &credential)
+    }
+
+    fn add_tenant(&self, name: &str, now: u64) -> Result<(), IdentityError> {
+        check_name("tenant", name, 64)?;
+        if self.directory.load().tenant(name).is_some() {
+            return Err(IdentityError::Present("tenant", name.into()));
+        }
+        self.put(TENANTS, name, &Tenant { name: name.into(), enabled: true, created_ms: now })
+    }
+
+    fn remove_tenant(&self, name: &str) -> Result<(), IdentityError> {
+        self.tenant(name)?;
+        let directory = self.directory.load();
+        let logins: Vec<Box<str>> =
+            directory.credentials().filter(|one| &*one.tenant == name).map(|one| one.login.clone()).collect();
+        self.change(|tables| {
+            tables.open_table(TENANTS)?.remove(name)?;
+            let mut credentials = tables.open_table(CREDENTIALS)?;
+            for login in &logins {
+                credentials.remove(&**login)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn tenant(&self, name: &str) -> Result<Tenant, IdentityError> {
+        let directory = self.directory.load();
+        let tenant = directory.tenant(name).map(|tenant| Tenant::clone(tenant));
+        tenant.ok_or_else(|| IdentityError::Absent("tenant", name.into()))
+    }
+
+    fn credential(&self, login: &str) -> Result<Credential, IdentityError> {
+        let directory = self.directory.load();
+        let credential = directory.credential(login).map(|one| Credential::clone(one));
+        credential.ok_or_else(|| IdentityError::Absent("credential", login.into()))
+    }
+
+    fn put<T: Serialize>(
+        &self,
+        table: TableDefinition<'_, &'static str, &'static [u8]>,
+        key: &str,
+        value: &T,
+    ) -> Result<(), IdentityError> {
+        let json = serde_json::to_vec(value).map_err(|_| IdentityError::Entry(key.into()))?;
+        self.change(|tables| tables.open_table(table)?.insert(key, json.as_slice()).map(|_| ()).map_err(Into::into))
+    }
+
+    /// One durable change, whole or not at all.
+    fn change(
+        &self,
+        act: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), IdentityError> {
+        let changed = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            act(&transaction)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        changed().map_err(|cause| IdentityError::Database { file: self.file.display().to_string(), cause })
+    }
+
+    /// Shards read what is on disk now.
+    fn publish(&self) -> Result<(), IdentityError> {
+        let directory = Directory::new(self.read(TENANTS)?, self.read(CREDENTIALS)?);
+        self.directory.store(Arc::new(directory));
+        Ok(())
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<'_, &'static str, &'static [u8]>,
+    ) -> Result<Vec<T>, IdentityError> {
+        let broken = |cause: redb::Error| IdentityError::Database { file: self.file.display().to_string(), cause };
+        let transaction = self.database.begin_read().map_err(|error| broken(error.into()))?;
+        let table = transaction.open_table(table).map_err(|error| broken(error.into()))?;
+        let mut values = Vec::new();
+        for entry in table.iter().map_err(|error| broken(error.into()))? {
+            let (key, value) = entry.map_err(|error| broken(error.into()))?;
+            let value = serde_json::from_slice(value.value());
+            values.push(value.map_err(|_| IdentityError::Entry(key.value().into()))?);
+        }
+        Ok(values)
+    }
+}
+
+fn check_name(what: &str, name: &str, most: usize) -> Result<(), IdentityError> {
+    if (1..=most).contains(&name.len()) && name.bytes().all(|octet| octet.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(IdentityError::Wrong(format!("`{name}` is no name for a {what}: 1 to {most} ASCII characters without spaces")))
+}
+
+/// Random octets of the system.
+///
+/// # Errors
+/// When it has none.
+pub fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
+    let mut octets = [0; N];
+    aws_lc_rs::rand::fill(&mut octets).map_err(|_| IdentityError::Secret("no random octets".into()))?;
+    Ok(octets)
+}
+
+fn random_u64() -> Result<u64, IdentityError> {
+    random().map(u64::from_le_bytes)
+}
+
+fn made_login(tenant: &str) -> Result<String, IdentityError> {
+    Ok(format!("{tenant}-{:08x}", random_u64()? as u32))
+}
+
+/// A secret of 192 random bits and its hash.
+fn made_secret() -> Result<(String, Box<str>), IdentityError> {
+    let secret = URL_SAFE_NO_PAD.encode(random::<24>()?);
+    let hash = hash(&secret)?;
+    Ok((secret, hash))
+}
+
+fn hash(secret: &str) -> Result<Box<str>, IdentityError> {
+    let hash = Argon2::default().hash_password(secret.as_bytes());
+    hash.map(|hash| hash.to_string().into()).map_err(|error| IdentityError::Secret(error.to_string()))
+}
+
+/// Whether a password is that of one of these secrets which are taken at this time. Takes as long without any secret, so
+/// that nobody learns from the time which logins there are. Blocks for some 15 ms a secret.
+pub fn verify(secrets: &[SecretHash], password: &[u8], now: UnixTime) -> bool {
+    /// A hash of the usual cost that no password has.
+    const NOBODY: &str =
+        "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm9ib2Q$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let fits =
+        |phc: &str| PasswordHash::new(phc).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok());
+    let taken = secrets.iter().filter(|secret| secret.until_ms.is_none_or(|until| until > now.as_millis()));
+    let mut any = false;
+    let mut good = false;
+    for secret in taken {
+        any = true;
+        good |= fits(&secret.phc);
+    }
+    if !any {
+        fits(NOBODY);
+    }
+    good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_millis(1_000);
+
+    fn directory() -> PathBuf {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("identities-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn secret(reply: IdentityReply) -> (String, String) {
+        match reply {
+            IdentityReply::Secret { login, secret } => (login, secret),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn add(identities: &Identities, login: &str) -> (String, String) {
+        let request = IdentityRequest::AddCredential {
+            tenant: "a".into(),
+            login: Some(login.into()),
+            label: String::new(),
+            lifetime_ms: None,
+            networks: Vec::new(),
+            senders: Vec::new(),
+        };
+        secret(identities.handle(request, NOW).unwrap())
+    }
+
+    #[test]
+    fn changes_are_kept_and_seen_at_once() {
+        let path = directory();
+        let identities = Identities::open(&path).unwrap();
+        let shared = identities.directory();
+        identities.handle(IdentityRequest::AddTenant { name: "a".into() }, NOW).unwrap();
+        let (login, password) = add(&identities, "app");
+        let credential = Arc::clone(shared.load().credential(&login).unwrap());
+        assert!(verify(&credential.secrets, password.as_bytes(), NOW));
+        assert!(!verify(&credential.secrets, b"wrong", NOW) && !verify(&[], password.as_bytes(), NOW));
+        assert!(!format!("{credential:?}").contains("argon2"), "hashes are not shown");
+        drop(identities);
+        let text = std::fs::read(path.join(FILE_NAME)).unwrap();
+        assert_eq!(memchr::memmem::find(&text, password.as_bytes()), None, "the secret is not kept");
+
+        let identities = Identities::open(&path).unwrap();
+        assert_eq!(identities.directory().load().credential("app"), Some(&credential));
+        let rotate = IdentityRequest::RotateCredential { login: "app".into(), overlap_ms: 500 };
+        let (_, newer) = secret(identities.handle(rotate, NOW).unwrap());
+        let rotated = Arc::clone(identities.directory().load().credential("app").unwrap());
+        assert_ne!(rotated.revision, credential.revision);
+        let later = UnixTime::from_millis(1_500);
+        assert!(verify(&rotated.secrets, password.as_bytes(), NOW) && verify(&rotated.secrets, newer.as_bytes(), NOW));
+        assert!(
+            !verify(&rotated.secrets, password.as_bytes(), later) && verify(&rotated.secrets, newer.as_bytes(), later)
+        );
+
+        identities.handle(IdentityRequest::SetTenant { name: "a".into(), enabled: false }, NOW).unwrap();
+        assert!(!identities.directory().load().tenant("a").unwrap().enabled);
+        identities.handle(IdentityRequest::RemoveTenant { name: "a".into() }, NOW).unwrap();
+        assert_eq!(**identities.directory().load(), Directory::default());
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let path = directory();
+        let identities = Identities::open(&path).unwrap();
+        let error = |request| identities.handle(request, NOW).unwrap_err().to_string();
+        assert!(error(IdentityRequest::AddTenant { name: "a b".into() }).contains("no name for a tenant"));
+        assert!(error(IdentityRequest::RemoveCredential { login: "x".into() }).contains("no credential `x`"));
+        identities.handle(IdentityRequest::AddTenant { name: "a".into() }, NOW).unwrap();
+        assert!(error(IdentityRequest::AddTenant { name: "a".into() }).contains("already"));
+        drop(identities);
+        let file = path.join(FILE_NAME);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(Identities::open(&path).unwrap_err().to_string().contains("chmod 600"));
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn the_hash_of_nobody_costs_as_much_as_a_real_one() {
+        let parse = |phc: &str| PasswordHash::new(phc).unwrap().params.to_string();
+        let (_, hash) = made_secret().unwrap();
+        let nobody =
+            "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm9ib2Q$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        assert_eq!(parse(&hash), parse(nobody));
+    }
+}

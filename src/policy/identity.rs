@@ -1,0 +1,298 @@
+//! Who may submit mail, and in whose name: tenants and their credentials, all of them in one immutable snapshot
+//! that every shard reads. Pure decisions; where it is kept is src/control/identities.rs.
+//!
+//! Whoever may not log in is told nothing of the reason: [`Refusal`] is for the operator's log alone.
+
+use crate::address::Address;
+use crate::clock::UnixTime;
+use crate::reply::Reply;
+use foldhash::HashMap;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// One customer, or one part of a house: what it sends is counted, limited and answered for together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its name: 1 to 64 characters, ASCII without spaces.
+    pub name: Box<str>,
+    /// Whether it may submit.
+    pub enabled: bool,
+    /// When it was added, milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// One secret of a credential, hashed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretHash {
+    /// Argon2id in the form of PHC strings (`$argon2id$v=19$…`).
+    pub phc: Box<str>,
+    /// An older secret is taken until then, milliseconds since 1970; none: until it is rotated.
+    pub until_ms: Option<u64>,
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretHash").field("until_ms", &self.until_ms).finish_non_exhaustive()
+    }
+}
+
+/// A login of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// The name to log in with, unique over all tenants.
+    pub login: Box<str>,
+    /// Whose it is.
+    pub tenant: Box<str>,
+    /// What it is for, as in "production"; for people.
+    pub label: Box<str>,
+    /// Whether it may log in.
+    pub enabled: bool,
+    /// When it was added, milliseconds since 1970.
+    pub created_ms: u64,
+    /// It may not log in from then on.
+    pub expires_ms: Option<u64>,
+    /// From where it may log in; from everywhere when empty.
+    pub networks: Vec<IpNet>,
+    /// Which senders it may use of those that its tenant may; all of them when empty.
+    pub senders: Vec<SenderRule>,
+    /// Its secrets, the newest first.
+    pub secrets: Vec<SecretHash>,
+    /// New with each change of its secrets and of itself: what was remembered of an earlier one counts no more.
+    pub revision: u64,
+}
+
+/// A sender that a credential may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SenderRule {
+    /// This address.
+    Address(Box<str>),
+    /// All addresses of this domain.
+    Domain(Box<str>),
+}
+
+impl TryFrom<String> for SenderRule {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<SenderRule, String> {
+        text.parse()
+    }
+}
+
+impl From<SenderRule> for String {
+    fn from(rule: SenderRule) -> String {
+        rule.to_string()
+    }
+}
+
+impl std::str::FromStr for SenderRule {
+    type Err = String;
+
+    /// `someone@example.org`, or `example.org` or `@example.org` for all of a domain.
+    fn from_str(text: &str) -> Result<SenderRule, String> {
+        let lower = text.to_ascii_lowercase();
+        match lower.split_once('@') {
+            None | Some(("", _)) => {
+                let domain = lower.trim_start_matches('@');
+                if crate::address::check_domain_or_literal(domain).is_err() {
+                    return Err(format!("`{text}` is neither an address nor a domain"));
+                }
+                Ok(SenderRule::Domain(domain.into()))
+            }
+            Some(_) => match Address::parse(lower.as_bytes(), true) {
+                Ok(address) => Ok(SenderRule::Address(address.as_str().into())),
+                Err(error) => Err(format!("`{text}` is no address: {error}")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for SenderRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SenderRule::Address(address) => f.write_str(address),
+            SenderRule::Domain(domain) => write!(f, "@{domain}"),
+        }
+    }
+}
+
+impl SenderRule {
+    fn fits(&self, address: &Address) -> bool {
+        match self {
+            SenderRule::Address(own) => own.eq_ignore_ascii_case(address.as_str()),
+            SenderRule::Domain(domain) => domain.eq_ignore_ascii_case(address.domain()),
+        }
+    }
+}
+
+/// Why somebody may not log in; for the operator, never for the client.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No such login, or the wrong secret.
+    Invalid,
+    /// The credential is disabled.
+    Disabled,
+    /// The credential has expired.
+    Expired,
+    /// The tenant is disabled, or gone.
+    TenantDisabled,
+    /// Not from this network.
+    Network,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::Invalid => "unknown login or wrong secret",
+            Refusal::Disabled => "the credential is disabled",
+            Refusal::Expired => "the credential has expired",
+            Refusal::TenantDisabled => "its tenant is disabled",
+            Refusal::Network => "the credential may not be used from this network",
+        })
+    }
+}
+
+/// All identities, as they are at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    tenants: HashMap<Box<str>, Arc<Tenant>>,
+    credentials: HashMap<Box<str>, Arc<Credential>>,
+}
+
+impl Directory {
+    /// Of these.
+    pub fn new(tenants: Vec<Tenant>, credentials: Vec<Credential>) -> Directory {
+        Directory {
+            tenants: tenants.into_iter().map(|tenant| (tenant.name.clone(), Arc::new(tenant))).collect(),
+            credentials: credentials.into_iter().map(|one| (one.login.clone(), Arc::new(one))).collect(),
+        }
+    }
+
+    /// The tenant of this name.
+    pub fn tenant(&self, name: &str) -> Option<&Arc<Tenant>> {
+        self.tenants.get(name)
+    }
+
+    /// The credential with this login.
+    pub fn credential(&self, login: &str) -> Option<&Arc<Credential>> {
+        self.credentials.get(login)
+    }
+
+    /// Whether a credential whose secret is right may be used by this client now.
+    pub fn check(&self, credential: &Credential, client: IpAddr, now: UnixTime) -> Result<(), Refusal> {
+        let client = client.to_canonical();
+        if !credential.enabled {
+            return Err(Refusal::Disabled);
+        }
+        if credential.expires_ms.is_some_and(|end| end <= now.as_millis()) {
+            return Err(Refusal::Expired);
+        }
+        if !self.tenant(&credential.tenant).is_some_and(|tenant| tenant.enabled) {
+            return Err(Refusal::TenantDisabled);
+        }
+        if !credential.networks.is_empty() && !credential.networks.iter().any(|network| network.contains(&client)) {
+            return Err(Refusal::Network);
+        }
+        Ok(())
+    }
+
+    /// All tenants, in no order.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.tenants.values()
+    }
+
+    /// All credentials, in no order.
+    pub fn credentials(&self) -> impl Iterator<Item = &Arc<Credential>> {
+        self.credentials.values()
+    }
+}
+
+impl Credential {
+    /// Whether it may send as this address. The null path is no sender and always allowed.
+    pub fn may_send_as(&self, sender: &Address) -> Result<(), Reply> {
+        if self.senders.is_empty() || self.senders.iter().any(|rule| rule.fits(sender)) {
+            return Ok(());
+        }
+        let text =
+            format!("This login may not send as <{sender}>: use one of its senders, or ask for this one to be added");
+        Err(Reply::new(550, (5, 7, 1), text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(login: &str, tenant: &str) -> Credential {
+        Credential {
+            login: login.into(),
+            tenant: tenant.into(),
+            label: "production".into(),
+            enabled: true,
+            created_ms: 1,
+            expires_ms: None,
+            networks: Vec::new(),
+            senders: Vec::new(),
+            secrets: Vec::new(),
+            revision: 1,
+        }
+    }
+
+    fn tenant(name: &str) -> Tenant {
+        Tenant { name: name.into(), enabled: true, created_ms: 1 }
+    }
+
+    fn address(text: &str) -> Address {
+        Address::parse(text.as_bytes(), true).unwrap()
+    }
+
+    #[test]
+    fn who_may_log_in() {
+        let directory = Directory::new(vec![tenant("a"), Tenant { enabled: false, ..tenant("off") }], vec![]);
+        let client: IpAddr = "192.0.2.7".parse().unwrap();
+        let now = UnixTime::from_millis(1_000);
+        let good = credential("app", "a");
+        let check = |credential: &Credential| directory.check(credential, client, now);
+        assert_eq!(check(&good), Ok(()));
+        assert_eq!(check(&Credential { enabled: false, ..good.clone() }), Err(Refusal::Disabled));
+        assert_eq!(check(&Credential { expires_ms: Some(1_000), ..good.clone() }), Err(Refusal::Expired));
+        assert_eq!(check(&Credential { expires_ms: Some(1_001), ..good.clone() }), Ok(()));
+        assert_eq!(check(&credential("app", "off")), Err(Refusal::TenantDisabled));
+        assert_eq!(check(&credential("app", "gone")), Err(Refusal::TenantDisabled));
+        let networks = |text: &str| Credential { networks: vec![text.parse().unwrap()], ..good.clone() };
+        assert_eq!(check(&networks("192.0.2.0/24")), Ok(()));
+        assert_eq!(check(&networks("198.51.100.0/24")), Err(Refusal::Network));
+        let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+        assert_eq!(directory.check(&networks("192.0.2.0/24"), mapped, now), Ok(()));
+    }
+
+    #[test]
+    fn senders_must_fit_a_rule_where_there_are_rules() {
+        let a = credential("app", "a");
+        assert_eq!(a.may_send_as(&address("x@anything.example")), Ok(()));
+        let senders = ["news@own.example", "@bulk.example"].map(|rule| rule.parse().unwrap());
+        let narrow = Credential { senders: senders.into(), ..a };
+        for sender in ["News@Own.example", "any@bulk.example"] {
+            assert_eq!(narrow.may_send_as(&address(sender)), Ok(()), "{sender}");
+        }
+        for sender in ["other@own.example", "x@sub.bulk.example"] {
+            let reply = narrow.may_send_as(&address(sender)).unwrap_err().to_string();
+            assert!(reply.starts_with("550 5.7.1 ") && reply.contains(sender), "{reply}");
+        }
+    }
+
+    #[test]
+    fn sender_rules_are_read_and_shown() {
+        for (text, shown) in
+            [("A@Example.org", "a@example.org"), ("example.org", "@example.org"), ("@example.org", "@example.org")]
+        {
+            assert_eq!(text.parse::<SenderRule>().unwrap().to_string(), shown);
+        }
+        for text in ["", "@", "a@", "a b@example.org", "exa mple.org"] {
+            assert!(text.parse::<SenderRule>().is_err(), "{text}");
+        }
+    }
+}
