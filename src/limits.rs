@@ -156,7 +156,8 @@ pub const LOCKOUT_NETWORK_FAILURES: u32 = 30;
 pub const LOCKOUT_TIME: Duration = Duration::from_secs(600);
 /// Accounts and networks whose failures are known.
 pub const LOCKOUT_ENTRIES_MAX: usize = 20_000;
-/// Logins that wait for their password hash or their delay; further ones are told to try again.
+/// Logins that wait for their password hash, beyond which others are told to try again; and failures held back, beyond which
+/// others are told at once.
 pub const LOGINS_WAITING_MAX: usize = 512;
 /// How long a session waits for the decision about a login, in which a failed one is also delayed.
 pub const AUTH_TIMEOUT: Duration = Duration::from_secs(60);

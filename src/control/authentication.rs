@@ -35,7 +35,10 @@ struct Parts {
     shards: Vec<Sender<ToShard>>,
     log: EventLog,
     hashing: Semaphore,
+    /// Logins that wait for their hash.
     waiting: AtomicUsize,
+    /// Answers that are held back.
+    delayed: AtomicUsize,
 }
 
 impl Authenticator {
@@ -48,6 +51,7 @@ impl Authenticator {
             log,
             hashing: Semaphore::new(1),
             waiting: AtomicUsize::new(0),
+            delayed: AtomicUsize::new(0),
         };
         Authenticator { parts: Arc::new(parts) }
     }
@@ -55,14 +59,9 @@ impl Authenticator {
     /// Checks one login and answers the shard. To be called within the control thread's runtime.
     pub fn ask(&self, shard: u8, question: LoginQuestion) {
         let parts = Arc::clone(&self.parts);
-        let waiting = parts.waiting.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
-            let LoginQuestion { conn, client, login } = question;
-            let verdict = if waiting < LOGINS_WAITING_MAX {
-                parts.judge(&LoginQuestion { conn, client, login: login.clone() }).await
-            } else {
-                Err(AUTH_UNAVAILABLE)
-            };
+            let verdict = parts.judge(&question).await;
+            let LoginQuestion { conn, login, .. } = question;
             let mut answer = ToShard::LoginJudged(Box::new(LoginVerdict { conn, login, verdict }));
             while let Some(mailbox) = parts.shards.get(usize::from(shard)) {
                 match mailbox.push(answer) {
@@ -71,8 +70,23 @@ impl Authenticator {
                 }
                 tokio::time::sleep(MAILBOX_PAUSE).await;
             }
-            parts.waiting.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+}
+
+/// One of [`LOGINS_WAITING_MAX`] places, given back when it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Place<'_> {
+    fn take(count: &AtomicUsize) -> Option<Place<'_>> {
+        let place = Place(count);
+        (count.fetch_add(1, Ordering::Relaxed) < LOGINS_WAITING_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -86,7 +100,25 @@ impl Parts {
                 format!("Too many failed logins; try again in {} minutes", rest.as_secs().div_ceil(60)),
             ));
         }
-        let Ok(_turn) = self.hashing.acquire().await else { return Err(AUTH_UNAVAILABLE) };
+        let Some(checked) = self.check(question).await else { return Err(AUTH_UNAVAILABLE) };
+        match checked {
+            Ok(revision) => {
+                self.lockout().succeeded(name, question.client, clock::now().instant);
+                Ok(revision)
+            }
+            Err(refusal) => {
+                let failed = self.lockout().failed(name, question.client, clock::now().instant);
+                self.tell(question, refusal, failed.account_locked, failed.network_locked);
+                self.hold_back(failed.delay).await;
+                Err(AUTH_INVALID)
+            }
+        }
+    }
+
+    /// Checks password and credential when it is this login's turn; None when too many wait for theirs.
+    async fn check(self: &Arc<Parts>, question: &LoginQuestion) -> Option<Result<u64, Refusal>> {
+        let _place = Place::take(&self.waiting)?;
+        let _turn = self.hashing.acquire().await.ok()?;
         let (parts, login, client) = (Arc::clone(self), question.login.clone(), question.client);
         let checked = tokio::task::spawn_blocking(move || {
             let now = clock::now().unix;
@@ -98,19 +130,13 @@ impl Parts {
                 _ => Err(Refusal::Invalid),
             }
         });
-        let Ok(checked) = checked.await else { return Err(AUTH_UNAVAILABLE) };
-        drop(_turn);
-        match checked {
-            Ok(revision) => {
-                self.lockout().succeeded(name);
-                Ok(revision)
-            }
-            Err(refusal) => {
-                let failed = self.lockout().failed(name, client, clock::now().instant);
-                self.tell(question, refusal, failed.account_locked, failed.network_locked);
-                tokio::time::sleep(failed.delay).await;
-                Err(AUTH_INVALID)
-            }
+        checked.await.ok()
+    }
+
+    /// Waits before a failure is told. With too many that wait it is told at once, since good logins must find room.
+    async fn hold_back(&self, delay: Duration) {
+        if let Some(_place) = Place::take(&self.delayed) {
+            tokio::time::sleep(delay).await;
         }
     }
 

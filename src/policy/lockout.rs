@@ -1,8 +1,8 @@
 //! Failed logins: counted per account and per network, answered later and later, and at last not looked at for a while.
 //!
-//! Pure, and one for the whole program. A network is an IPv4 /24 or an IPv6 /64. A client that a shard recognises
-//! (logins.rs) never comes here, so that nobody locks out a sender at work by failing in its name. The table is bounded:
-//! where it is full the oldest failures are forgotten first.
+//! Pure, and one for the whole program. A network is an IPv4 /24 or an IPv6 /64. Nobody locks out a sender at work by failing in
+//! its name: a client that a shard recognises (logins.rs) never comes here, and an account's lock does not hold for networks
+//! from which it has logged in before. The tables are bounded: where one is full the oldest entries are forgotten first.
 
 use crate::clock::Instant;
 use crate::limits::{
@@ -42,6 +42,8 @@ pub struct Failed {
 #[derive(Debug, Default)]
 pub struct Lockout {
     failures: HashMap<Who, Failures>,
+    /// From where accounts have logged in, and when last.
+    homes: HashMap<(Box<str>, IpNet), Instant>,
 }
 
 /// The network that a client counts with.
@@ -60,8 +62,12 @@ impl Lockout {
             let end = failures.last.after(LOCKOUT_TIME);
             (failures.count >= most && end > now).then(|| end.since(now))
         };
-        of(&Who::Account(account.into()), LOCKOUT_ACCOUNT_FAILURES)
-            .max(of(&Who::Network(network_of(client)), LOCKOUT_NETWORK_FAILURES))
+        let network = network_of(client);
+        let by_network = of(&Who::Network(network), LOCKOUT_NETWORK_FAILURES);
+        if self.homes.contains_key(&(account.into(), network)) {
+            return by_network;
+        }
+        by_network.max(of(&Who::Account(account.into()), LOCKOUT_ACCOUNT_FAILURES))
     }
 
     /// A login failed.
@@ -78,8 +84,12 @@ impl Lockout {
 
     /// A login succeeded: its account's failures are forgotten; its network's are not, since one good account must not
     /// pay for guesses at others.
-    pub fn succeeded(&mut self, account: &str) {
+    pub fn succeeded(&mut self, account: &str, client: IpAddr, now: Instant) {
         self.failures.remove(&Who::Account(account.into()));
+        if self.homes.len() >= LOCKOUT_ENTRIES_MAX {
+            forget_older_half(&mut self.homes, |last| *last);
+        }
+        self.homes.insert((account.into(), network_of(client)), now);
     }
 
     fn count(&mut self, who: Who, now: Instant) -> u32 {
@@ -99,13 +109,17 @@ impl Lockout {
     fn make_room(&mut self, now: Instant) {
         self.failures.retain(|_, failures| now.since(failures.last) < LOCKOUT_TIME);
         if self.failures.len() >= LOCKOUT_ENTRIES_MAX {
-            let mut times: Vec<Instant> = self.failures.values().map(|failures| failures.last).collect();
-            let middle = times.len() / 2;
-            let (_, middle, _) = times.select_nth_unstable(middle);
-            let middle = *middle;
-            self.failures.retain(|_, failures| failures.last > middle);
+            forget_older_half(&mut self.failures, |failures| failures.last);
         }
     }
+}
+
+/// Forgets the older half of a table, and all that are as old as the middle.
+fn forget_older_half<K, V>(table: &mut HashMap<K, V>, last: impl Fn(&V) -> Instant) {
+    let mut times: Vec<Instant> = table.values().map(&last).collect();
+    let middle = times.len() / 2;
+    let middle = *times.select_nth_unstable(middle).1;
+    table.retain(|_, value| last(value) > middle);
 }
 
 #[cfg(test)]
@@ -134,8 +148,24 @@ mod tests {
         let later = Instant::ZERO.after(LOCKOUT_TIME);
         assert_eq!(lockout.locked_for("app", client, later), None);
         assert_eq!(lockout.failed("app", ip("203.0.113.1"), later).delay, LOGIN_DELAY_FIRST);
-        lockout.succeeded("app");
+        lockout.succeeded("app", client, later);
         assert_eq!(lockout.failed("app", ip("203.0.114.1"), later).delay, LOGIN_DELAY_FIRST);
+    }
+
+    #[test]
+    fn failures_from_elsewhere_do_not_lock_out_who_has_logged_in_before() {
+        let mut lockout = Lockout::default();
+        let home = ip("192.0.2.1");
+        lockout.succeeded("app", home, Instant::ZERO);
+        for number in 0..LOCKOUT_ACCOUNT_FAILURES {
+            lockout.failed("app", IpAddr::from([198, 51, number as u8, 1]), Instant::ZERO);
+        }
+        assert_eq!(lockout.locked_for("app", ip("192.0.2.99"), Instant::ZERO), None);
+        assert_eq!(lockout.locked_for("app", ip("203.0.113.1"), Instant::ZERO), Some(LOCKOUT_TIME));
+        for _ in 0..LOCKOUT_NETWORK_FAILURES {
+            lockout.failed("app", home, Instant::ZERO);
+        }
+        assert_eq!(lockout.locked_for("app", home, Instant::ZERO), Some(LOCKOUT_TIME));
     }
 
     #[test]
@@ -158,5 +188,9 @@ mod tests {
         }
         lockout.failed("last", ip("192.0.2.1"), Instant::from_nanos(u64::from(u32::MAX)));
         assert!(lockout.failures.len() <= LOCKOUT_ENTRIES_MAX);
+        for number in 0..=LOCKOUT_ENTRIES_MAX as u64 {
+            lockout.succeeded(&number.to_string(), ip("192.0.2.1"), Instant::from_nanos(number));
+        }
+        assert!(lockout.homes.len() <= LOCKOUT_ENTRIES_MAX);
     }
 }
