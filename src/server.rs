@@ -154,6 +154,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     if let Some(file) = &terminal.credential_file {
         identities.take_credentials(file, crate::io::clock::now().unix)?;
     }
+    let login_key = control::identities::random()?;
     let first_login = match terminal.recipe_for {
         Some(_) if config.listener.iter().any(ListenerSection::authentication) => {
             identities.first_login(crate::io::clock::now().unix)?
@@ -188,7 +189,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
         busy_poll: config.busy_poll.unwrap_or_default(),
         io_memory,
         directory: identities.directory(),
-        login_key: control::identities::random()?,
+        login_key,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -209,6 +210,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
         registry,
         services,
         identities,
+        login_key,
         senders,
         inbox,
         ended: all_ended,
@@ -455,13 +457,26 @@ struct LoopParts<'a> {
     registry: SiteRegistry,
     services: Services,
     identities: Identities,
+    login_key: [u8; 32],
     senders: Vec<Sender<ToShard>>,
     inbox: Inbox<Report>,
     ended: UnboundedReceiver<ThreadEnd>,
 }
 
 async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
-    let LoopParts { config, terminal, first_login, log, registry, services, identities, senders, inbox, ended } = parts;
+    let LoopParts {
+        config,
+        terminal,
+        first_login,
+        log,
+        registry,
+        services,
+        identities,
+        login_key,
+        senders,
+        inbox,
+        ended,
+    } = parts;
     let start = |what| move |cause| ServeError::Start { what, cause };
     let sandbox_address = services.sandbox_address();
     let sandbox = match services.sandbox {
@@ -480,6 +495,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         inbox,
         registry,
         identities,
+        login_key,
         resolver: Resolver::new(&dns_config(config))?,
         log: log.clone(),
         admin: tokio::net::UnixListener::from_std(services.admin).map_err(start("the admin interface"))?,

@@ -12,6 +12,7 @@ use crate::io::mailbox::Sender;
 use crate::limits::LOGINS_WAITING_MAX;
 use crate::policy::identity::Refusal;
 use crate::policy::lockout::{Lockout, network_of};
+use crate::policy::logins::Logins;
 use crate::reply::Reply;
 use crate::shard::message::{LoginQuestion, LoginVerdict, ToShard};
 use crate::smtp::replies::{AUTH_INVALID, AUTH_UNAVAILABLE};
@@ -32,6 +33,8 @@ pub struct Authenticator {
 struct Parts {
     directory: SharedDirectory,
     lockout: Mutex<Lockout>,
+    /// What is remembered for all shards: an application opens its sessions together, and one hash is enough for them.
+    logins: Mutex<Logins>,
     shards: Vec<Sender<ToShard>>,
     log: EventLog,
     hashing: Semaphore,
@@ -43,10 +46,16 @@ struct Parts {
 
 impl Authenticator {
     /// For these shards.
-    pub fn new(directory: SharedDirectory, shards: Vec<Sender<ToShard>>, log: EventLog) -> Authenticator {
+    pub fn new(
+        directory: SharedDirectory,
+        login_key: &[u8; 32],
+        shards: Vec<Sender<ToShard>>,
+        log: EventLog,
+    ) -> Authenticator {
         let parts = Parts {
             directory,
             lockout: Mutex::default(),
+            logins: Mutex::new(Logins::new(login_key)),
             shards,
             log,
             hashing: Semaphore::new(1),
@@ -119,6 +128,10 @@ impl Parts {
     async fn check(self: &Arc<Parts>, question: &LoginQuestion) -> Option<Result<u64, Refusal>> {
         let _place = Place::take(&self.waiting)?;
         let _turn = self.hashing.acquire().await.ok()?;
+        let known = self.logins().recognise(&question.login, &self.directory.load(), question.client, clock::now());
+        if let Some(credential) = known {
+            return Some(Ok(credential.revision));
+        }
         let (parts, login, client) = (Arc::clone(self), question.login.clone(), question.client);
         let checked = tokio::task::spawn_blocking(move || {
             let now = clock::now().unix;
@@ -130,7 +143,15 @@ impl Parts {
                 _ => Err(Refusal::Invalid),
             }
         });
-        checked.await.ok()
+        let checked = checked.await.ok()?;
+        if let Ok(revision) = checked {
+            self.logins().remember(&question.login, revision, clock::now().instant);
+        }
+        Some(checked)
+    }
+
+    fn logins(&self) -> std::sync::MutexGuard<'_, Logins> {
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits before a failure is told. With too many that wait it is told at once, since good logins must find room.

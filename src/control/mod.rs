@@ -57,6 +57,8 @@ pub struct ControlParts {
     pub registry: SiteRegistry,
     /// Who may log in.
     pub identities: Identities,
+    /// The key under which logins are remembered.
+    pub login_key: [u8; 32],
     /// Looks up names.
     pub resolver: Resolver,
     /// Where events go.
@@ -129,7 +131,7 @@ pub async fn run(parts: ControlParts) -> Ended {
     let (mut ended, mut signals, watchdog) = (parts.ended, parts.signals, parts.watchdog);
     let (resolve, mut resolved) = ResolveService::new(resolver, registry, shards.clone());
     let count = shards.len();
-    let authenticator = Authenticator::new(parts.identities.directory(), shards.clone(), log.clone());
+    let authenticator = Authenticator::new(parts.identities.directory(), &parts.login_key, shards.clone(), log.clone());
     let kept = sandbox.as_ref().map(|(sandbox, ..)| sandbox.clone());
     let shared = Arc::new(Shared::new(Requests::new(shards), kept, parts.identities));
     spawn_services(&shared, &log, admin, monitoring, sandbox);

@@ -167,6 +167,7 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
         shards,
         inbox,
         identities: identities::Identities::open(&directory).unwrap(),
+        login_key: [7; 32],
         resolver: Resolver::new(&dns).unwrap(),
         log: EventLog::new(log::LogFormat::Human, log::LogLevel::Info, LogOutput::new(sink)),
         admin: UnixListener::bind(&socket).unwrap(),

@@ -15,7 +15,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What one shard remembers.
+/// What one shard, or the control thread, remembers.
 pub struct Logins {
     key: hmac::Key,
     known: HashMap<Box<str>, Known>,

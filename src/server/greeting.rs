@@ -33,6 +33,13 @@ pub fn recipe(
             lines.push(format!("  {} with {tls}", addresses.join(", ")));
         }
         lines.push(format!("  login {login}, password {password}"));
+        let starttls = config.listener.iter().find(|one| one.authentication() && one.tls == ListenerTls::Starttls);
+        if let Some(address) = starttls.and_then(|listener| listener.address.first()) {
+            lines.push(format!(
+                "  swaks --server {} --tls --auth-user {login} --auth-password {password} --from me@example.com --to you@example.org",
+                reachable(*address)
+            ));
+        }
     }
     let server = reachable(*first);
     lines.push(String::new());
