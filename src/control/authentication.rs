@@ -145,7 +145,7 @@ impl Parts {
         });
         let checked = checked.await.ok()?;
         if let Ok(revision) = checked {
-            self.logins().remember(&question.login, revision, clock::now().instant);
+            self.logins().remember(&question.login, revision, clock::now());
         }
         Some(checked)
     }

@@ -5,7 +5,7 @@
 //! It is bounded, and forgets at a credential's next revision or after its time. It decides nothing else: whether the
 //! credential may be used now is asked of the directory each time.
 
-use crate::clock::{Instant, Now};
+use crate::clock::{Instant, Now, UnixTime};
 use crate::limits::{LOGIN_REMEMBERED, LOGINS_REMEMBERED_MAX};
 use crate::policy::identity::{Credential, Directory};
 use crate::smtp::sasl::Login;
@@ -24,6 +24,7 @@ pub struct Logins {
 struct Known {
     tag: hmac::Tag,
     revision: u64,
+    since: UnixTime,
     until: Instant,
 }
 
@@ -45,20 +46,27 @@ impl Logins {
         let credential = directory.credential(&login.name)?;
         // Compares in constant time.
         let same = hmac::verify(&self.key, &message(login), known.tag.as_ref()).is_ok();
-        let fresh = known.until > now.instant && known.revision == credential.revision;
+        // Where a secret's time has ended since, it may have been that one.
+        let ended = |until: u64| (known.since.as_millis()..=now.unix.as_millis()).contains(&until);
+        let fresh = known.until > now.instant
+            && known.revision == credential.revision
+            && !credential.secrets.iter().filter_map(|secret| secret.until_ms).any(ended);
         (same && fresh && directory.check(credential, client, now.unix).is_ok()).then(|| Arc::clone(credential))
     }
 
     /// Remembers a login that was found good for this revision of its credential.
-    pub fn remember(&mut self, login: &Login, revision: u64, now: Instant) {
+    pub fn remember(&mut self, login: &Login, revision: u64, now: Now) {
         if self.known.len() >= LOGINS_REMEMBERED_MAX && !self.known.contains_key(&login.name) {
-            self.known.retain(|_, known| known.until > now);
+            self.known.retain(|_, known| known.until > now.instant);
             if self.known.len() >= LOGINS_REMEMBERED_MAX {
                 return;
             }
         }
         let tag = hmac::sign(&self.key, &message(login));
-        self.known.insert(login.name.clone(), Known { tag, revision, until: now.after(LOGIN_REMEMBERED) });
+        self.known.insert(
+            login.name.clone(),
+            Known { tag, revision, since: now.unix, until: now.instant.after(LOGIN_REMEMBERED) },
+        );
     }
 }
 
@@ -70,8 +78,7 @@ fn message(login: &Login) -> zeroize::Zeroizing<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixTime;
-    use crate::policy::identity::Tenant;
+    use crate::policy::identity::{SecretHash, Tenant};
     use crate::smtp::sasl::{Mechanism, Secret};
 
     fn login(password: &str) -> Login {
@@ -107,13 +114,21 @@ mod tests {
             logins.recognise(&login(password), directory, client, at(seconds)).is_some()
         };
         assert!(!knows(&logins, "secret", &directory(1, true), 1));
-        logins.remember(&login("secret"), 1, at(1).instant);
+        logins.remember(&login("secret"), 1, at(1));
         assert!(knows(&logins, "secret", &directory(1, true), 2));
         assert!(!knows(&logins, "Secret", &directory(1, true), 2));
         assert!(!knows(&logins, "secret", &directory(2, true), 2));
         assert!(!knows(&logins, "secret", &directory(1, false), 2));
         assert!(!knows(&logins, "secret", &Directory::default(), 2));
         assert!(!knows(&logins, "secret", &directory(1, true), 2 + LOGIN_REMEMBERED.as_secs()));
+        // The old secret of a rotation ends at its time, remembered or not.
+        let mut rotated = Credential::clone(directory(1, true).credential("app").unwrap());
+        rotated.secrets = vec![SecretHash { phc: "".into(), until_ms: Some(5_000) }];
+        let tenant = Tenant { name: "a".into(), enabled: true, created_ms: 0 };
+        let rotated = Directory::new(vec![tenant], vec![rotated]);
+        assert!(knows(&logins, "secret", &rotated, 4) && !knows(&logins, "secret", &rotated, 5));
+        logins.remember(&login("secret"), 1, at(6));
+        assert!(knows(&logins, "secret", &rotated, 7));
         assert!(!format!("{logins:?}").contains("secret"));
     }
 
@@ -122,10 +137,11 @@ mod tests {
         let mut logins = Logins::new(&[7; 32]);
         for number in 0..LOGINS_REMEMBERED_MAX + 10 {
             let one = Login { name: number.to_string().into(), ..login("x") };
-            logins.remember(&one, 1, Instant::ZERO);
+            logins.remember(&one, 1, Now::default());
         }
         assert_eq!(logins.known.len(), LOGINS_REMEMBERED_MAX);
-        logins.remember(&Login { name: "late".into(), ..login("x") }, 1, Instant::ZERO.after(LOGIN_REMEMBERED));
+        let late = Now { instant: Instant::ZERO.after(LOGIN_REMEMBERED), ..Now::default() };
+        logins.remember(&Login { name: "late".into(), ..login("x") }, 1, late);
         assert_eq!(logins.known.len(), 1);
     }
 }

@@ -42,7 +42,7 @@ impl Core {
         let LoginVerdict { conn, login, verdict } = judged;
         let directory = self.directory.load_full();
         let result = verdict.and_then(|revision| {
-            self.logins.remember(&login, revision, now.instant);
+            self.logins.remember(&login, revision, now);
             directory.credential(&login.name).cloned().ok_or(AUTH_INVALID)
         });
         match &result {
