@@ -6,9 +6,10 @@ use libfuzzer_sys::fuzz_target;
 use ringpost::clock::{Instant, Now};
 use ringpost::envelope::{Envelope, Recipient};
 use ringpost::id::MessageId;
-use ringpost::limits::SESSION_REPLIES_OCTETS_MAX;
+use ringpost::limits::{LOGIN_OCTETS_MAX, SESSION_REPLIES_OCTETS_MAX};
 use ringpost::pieces::Pieces;
 use ringpost::reply::Reply;
+use ringpost::smtp::sasl::Login;
 use ringpost::smtp::server::{BareNewlines, MailFrom, Session, SessionConfig, Step, Transactions};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +23,14 @@ struct Owner {
     envelope: Option<Envelope>,
     in_content: bool,
     content: Vec<u8>,
+    logged_in: bool,
+    /// The login that is to be judged later.
+    judging: Option<Login>,
+}
+
+/// Logins whose names start with this letter are refused.
+fn judge(login: &Login) -> Result<(), Reply> {
+    if login.name.starts_with('x') { Err(Reply::new(535, (5, 7, 8), "no")) } else { Ok(()) }
 }
 
 /// Local parts that start with this letter are refused where it says.
@@ -46,6 +55,20 @@ impl Transactions for Owner {
         assert!(self.envelope.is_none());
         assert!((1..=255).contains(&name.len()) && name.bytes().all(|octet| octet.is_ascii_graphic()));
         self.calls.push(format!("hello {name} {extended}"));
+    }
+
+    fn authenticate(&mut self, login: Login, _now: Now) -> Option<Result<(), Reply>> {
+        assert!(self.envelope.is_none() && !self.logged_in && self.judging.is_none());
+        assert!((1..=LOGIN_OCTETS_MAX).contains(&login.name.len()));
+        assert!((1..=LOGIN_OCTETS_MAX).contains(&login.secret.expose().len()));
+        self.calls.push(format!("login {} {}", login.name.escape_debug(), login.secret.expose().escape_ascii()));
+        if login.name.starts_with('l') {
+            self.judging = Some(login);
+            return None;
+        }
+        let judged = judge(&login);
+        self.logged_in = judged.is_ok();
+        Some(judged)
     }
 
     fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply> {
@@ -120,9 +143,13 @@ impl Transactions for Owner {
 }
 
 fn talk(config: &Arc<SessionConfig>, pieces: &[&[u8]]) -> (Vec<String>, Vec<u8>, Step) {
-    let mut session = Session::new(config.clone(), false, Instant::ZERO);
+    // Logins come under TLS alone.
+    let mut session = Session::new(config.clone(), config.auth, Instant::ZERO);
     let (mut owner, mut out, mut step, mut stored) = (Owner::default(), Vec::new(), Step::Read, 0);
     session.start(Instant::ZERO, &mut out);
+    if config.auth {
+        session.handle_tls_started(Instant::ZERO, &mut out);
+    }
     for piece in pieces {
         let mut rest = *piece;
         loop {
@@ -137,6 +164,14 @@ fn talk(config: &Arc<SessionConfig>, pieces: &[&[u8]]) -> (Vec<String>, Vec<u8>,
             rest = &rest[consumed..];
             step = next;
             if step == Step::Read && !rest.is_empty() {
+                continue;
+            }
+            if step == Step::AwaitAuthentication {
+                let waits = session.handle_input(rest, Now::default(), &mut owner, &mut out);
+                assert_eq!(waits, (0, Step::AwaitAuthentication));
+                let judged = owner.judging.take().map(|login| judge(&login)).expect("a login to judge");
+                owner.logged_in = judged.is_ok();
+                step = session.handle_authenticated(judged, Instant::ZERO, &mut out);
                 continue;
             }
             if step != Step::AwaitStorage {
@@ -158,7 +193,7 @@ fuzz_target!(|input: &[u8]| {
         max_message_size: SIZE_MAX as u64,
         // What comes behind STARTTLS depends on where reads end, by its nature.
         starttls: false,
-        auth: false,
+        auth: bit(6) && !bit(1),
         bare_newlines: if bit(0) { BareNewlines::Convert } else { BareNewlines::Refuse },
         proxy: bit(1),
         max_recipients: 2,

@@ -28,8 +28,14 @@ pub const FILE_NAME: &str = "identities.redb";
 const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants");
 const CREDENTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("credentials");
 
+/// Octets that the database may keep in memory: all of it is in the snapshot anyway.
+const CACHE_OCTETS: usize = 1 << 20;
+
 /// Secrets of a credential: the present one, and the one before while it is rotated.
 const SECRETS_MAX: usize = 2;
+
+/// Octets of a credential's label.
+const LABEL_OCTETS_MAX: usize = 128;
 
 /// The tenant of listeners and credentials that name none.
 pub const DEFAULT_TENANT: &str = "default";
@@ -200,7 +206,8 @@ impl CredentialView {
 
 /// The identities.
 pub struct Identities {
-    database: Database,
+    /// None after an error: then the next use opens it anew, since the database takes nothing more after an error of the disk.
+    database: Mutex<Option<Database>>,
     file: PathBuf,
     directory: SharedDirectory,
     /// One change at a time.
@@ -229,18 +236,13 @@ impl Identities {
             let text = format!("{} may be read by others (mode {:o}): chmod 600 {0}", file.display(), mode & 0o777);
             return Err(IdentityError::Wrong(text));
         }
-        let broken = |cause: redb::Error| IdentityError::Database { file: file.display().to_string(), cause };
-        let database = redb::Builder::new()
-            .create_with_backend(FileBackend::new(opened).map_err(|error| broken(error.into()))?)
-            .map_err(|error| broken(error.into()))?;
-        let identities =
-            Identities { database, file, directory: SharedDirectory::default(), changing: Mutex::default() };
-        identities.change(|tables| {
-            // They exist from now on.
-            tables.open_table(TENANTS)?;
-            tables.open_table(CREDENTIALS)?;
-            Ok(())
-        })?;
+        let identities = Identities {
+            database: Mutex::default(),
+            file,
+            directory: SharedDirectory::default(),
+            changing: Mutex::default(),
+        };
+        // Nothing is written: a start must not fail on a full disk.
         identities.publish()?;
         Ok(identities)
     }
@@ -278,11 +280,13 @@ impl Identities {
                 let login = login.map_or_else(|| made_login(&tenant), Ok)?;
                 self.tenant(&tenant)?;
                 check_name("login", &login, LOGIN_OCTETS_MAX)?;
+                check_label(&label)?;
                 if self.directory.load().credential(&login).is_some() {
                     return Err(IdentityError::Present("credential", login));
                 }
                 let (secret, hash) = made_secret()?;
                 let credential = Credential {
+                    id: random_u64()?,
                     login: login.as_str().into(),
                     tenant: tenant.into(),
                     label: label.into(),
@@ -384,6 +388,7 @@ impl Identities {
         }
         let secrets = vec![SecretHash { phc: hash(password)?, until_ms: None }];
         let new = Credential {
+            id: random_u64()?,
             login: login.into(),
             tenant: DEFAULT_TENANT.into(),
             label: "".into(),
@@ -449,13 +454,24 @@ impl Identities {
         &self,
         act: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), IdentityError> {
-        let changed = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+        self.with_database(|database| {
+            let transaction = database.begin_write()?;
             act(&transaction)?;
-            transaction.commit()?;
-            Ok(())
+            Ok(transaction.commit()?)
+        })
+    }
+
+    fn with_database<T>(&self, act: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, IdentityError> {
+        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = || -> Result<Database, redb::Error> {
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(&self.file)?;
+            Ok(redb::Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(FileBackend::new(file)?)?)
         };
-        changed().map_err(|cause| IdentityError::Database { file: self.file.display().to_string(), cause })
+        let result = match kept.take().map_or_else(open, Ok) {
+            Ok(database) => act(&database).inspect(|_| *kept = Some(database)),
+            Err(error) => Err(error),
+        };
+        result.map_err(|cause| IdentityError::Database { file: self.file.display().to_string(), cause })
     }
 
     /// Shards read what is on disk now.
@@ -469,16 +485,21 @@ impl Identities {
         &self,
         table: TableDefinition<'_, &'static str, &'static [u8]>,
     ) -> Result<Vec<T>, IdentityError> {
-        let broken = |cause: redb::Error| IdentityError::Database { file: self.file.display().to_string(), cause };
-        let transaction = self.database.begin_read().map_err(|error| broken(error.into()))?;
-        let table = transaction.open_table(table).map_err(|error| broken(error.into()))?;
-        let mut values = Vec::new();
-        for entry in table.iter().map_err(|error| broken(error.into()))? {
-            let (key, value) = entry.map_err(|error| broken(error.into()))?;
-            let value = serde_json::from_slice(value.value());
-            values.push(value.map_err(|_| IdentityError::Entry(key.value().into()))?);
-        }
-        Ok(values)
+        let entries = self.with_database(|database| {
+            let table = match database.begin_read()?.open_table(table) {
+                // Nothing was ever put into it.
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let entries = table.iter()?;
+            entries
+                .map(|entry| entry.map(|(key, value)| (key.value().to_owned(), value.value().to_vec())))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(Into::into)
+        })?;
+        let read =
+            |(key, value): (String, Vec<u8>)| serde_json::from_slice(&value).map_err(|_| IdentityError::Entry(key));
+        entries.into_iter().map(read).collect()
     }
 }
 
@@ -487,6 +508,13 @@ fn check_name(what: &str, name: &str, most: usize) -> Result<(), IdentityError> 
         return Ok(());
     }
     Err(IdentityError::Wrong(format!("`{name}` is no name for a {what}: 1 to {most} ASCII characters without spaces")))
+}
+
+fn check_label(label: &str) -> Result<(), IdentityError> {
+    if label.len() <= LABEL_OCTETS_MAX && !label.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(IdentityError::Wrong(format!("a label has at most {LABEL_OCTETS_MAX} octets and no control characters")))
 }
 
 /// Random octets of the system.
@@ -602,14 +630,41 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_the_disk_ends_with_its_cause() {
+        let path = directory();
+        let identities = Identities::open(&path).unwrap();
+        let failed = identities.change(|tables| {
+            tables.open_table(TENANTS)?.insert("half", b"{}".as_slice())?;
+            Err(redb::Error::Io(std::io::Error::from_raw_os_error(libc::ENOSPC)))
+        });
+        assert!(failed.unwrap_err().to_string().contains("No space left"));
+        assert!(identities.database.lock().unwrap().is_none(), "it is opened anew");
+        identities.handle(IdentityRequest::AddTenant { name: "a".into() }, NOW).unwrap();
+        assert_eq!(identities.directory().load().tenants().count(), 1);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
     fn what_cannot_be_is_told() {
         let path = directory();
         let identities = Identities::open(&path).unwrap();
         let error = |request| identities.handle(request, NOW).unwrap_err().to_string();
         assert!(error(IdentityRequest::AddTenant { name: "a b".into() }).contains("no name for a tenant"));
+        let labelled = |label: &str| IdentityRequest::AddCredential {
+            tenant: "a".into(),
+            login: None,
+            label: label.into(),
+            lifetime_ms: None,
+            networks: Vec::new(),
+            senders: Vec::new(),
+        };
+        assert!(error(labelled("x")).contains("no tenant `a`"));
         assert!(error(IdentityRequest::RemoveCredential { login: "x".into() }).contains("no credential `x`"));
         identities.handle(IdentityRequest::AddTenant { name: "a".into() }, NOW).unwrap();
         assert!(error(IdentityRequest::AddTenant { name: "a".into() }).contains("already"));
+        for label in ["\u{1b}[2J", &"x".repeat(LABEL_OCTETS_MAX + 1)] {
+            assert!(error(labelled(label)).contains("a label has"));
+        }
         drop(identities);
         let file = path.join(FILE_NAME);
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();

@@ -42,6 +42,8 @@ impl fmt::Debug for SecretHash {
 /// A login of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
+    /// Random, for its whole life: another one that gets the same login later is not this one.
+    pub id: u64,
     /// The name to log in with, unique over all tenants.
     pub login: Box<str>,
     /// Whose it is.
@@ -228,6 +230,7 @@ mod tests {
 
     fn credential(login: &str, tenant: &str) -> Credential {
         Credential {
+            id: 1,
             login: login.into(),
             tenant: tenant.into(),
             label: "production".into(),

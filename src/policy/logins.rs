@@ -18,11 +18,14 @@ use std::sync::Arc;
 /// What one shard, or the control thread, remembers.
 pub struct Logins {
     key: hmac::Key,
-    known: HashMap<Box<str>, Known>,
+    /// By the HMAC of name and password, so that an application may use its old and its new password side by side. Whoever
+    /// does not know the key cannot come near a tag, so looking one up tells nothing by its time.
+    known: HashMap<Tag, Known>,
 }
 
+type Tag = [u8; 32];
+
 struct Known {
-    tag: hmac::Tag,
     revision: u64,
     since: UnixTime,
     until: Instant,
@@ -42,37 +45,39 @@ impl Logins {
 
     /// The credential of a login that is remembered and may be used by this client now.
     pub fn recognise(&self, login: &Login, directory: &Directory, client: IpAddr, now: Now) -> Option<Arc<Credential>> {
-        let known = self.known.get(&login.name)?;
+        let known = self.known.get(&self.tag(login))?;
         let credential = directory.credential(&login.name)?;
-        // Compares in constant time.
-        let same = hmac::verify(&self.key, &message(login), known.tag.as_ref()).is_ok();
         // Where a secret's time has ended since, it may have been that one.
         let ended = |until: u64| (known.since.as_millis()..=now.unix.as_millis()).contains(&until);
         let fresh = known.until > now.instant
             && known.revision == credential.revision
             && !credential.secrets.iter().filter_map(|secret| secret.until_ms).any(ended);
-        (same && fresh && directory.check(credential, client, now.unix).is_ok()).then(|| Arc::clone(credential))
+        (fresh && directory.check(credential, client, now.unix).is_ok()).then(|| Arc::clone(credential))
     }
 
     /// Remembers a login that was found good for this revision of its credential.
     pub fn remember(&mut self, login: &Login, revision: u64, now: Now) {
-        if self.known.len() >= LOGINS_REMEMBERED_MAX && !self.known.contains_key(&login.name) {
+        let tag = self.tag(login);
+        if self.known.len() >= LOGINS_REMEMBERED_MAX && !self.known.contains_key(&tag) {
             self.known.retain(|_, known| known.until > now.instant);
             if self.known.len() >= LOGINS_REMEMBERED_MAX {
                 return;
             }
         }
-        let tag = hmac::sign(&self.key, &message(login));
-        self.known.insert(
-            login.name.clone(),
-            Known { tag, revision, since: now.unix, until: now.instant.after(LOGIN_REMEMBERED) },
-        );
+        let until = now.instant.after(LOGIN_REMEMBERED);
+        self.known.insert(tag, Known { revision, since: now.unix, until });
     }
-}
 
-/// Name and password, so that neither can take octets of the other: a name has no NUL.
-fn message(login: &Login) -> zeroize::Zeroizing<Vec<u8>> {
-    zeroize::Zeroizing::new([login.name.as_bytes(), b"\0", login.secret.expose()].concat())
+    fn tag(&self, login: &Login) -> Tag {
+        let mut context = hmac::Context::with_key(&self.key);
+        // A name has no NUL, so that neither can take octets of the other.
+        for part in [login.name.as_bytes(), b"\0", login.secret.expose()] {
+            context.update(part);
+        }
+        let mut tag = Tag::default();
+        tag.copy_from_slice(context.sign().as_ref());
+        tag
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +93,7 @@ mod tests {
 
     fn directory(revision: u64, enabled: bool) -> Directory {
         let credential = Credential {
+            id: 1,
             login: "app".into(),
             tenant: "a".into(),
             label: "".into(),
@@ -121,6 +127,8 @@ mod tests {
         assert!(!knows(&logins, "secret", &directory(1, false), 2));
         assert!(!knows(&logins, "secret", &Directory::default(), 2));
         assert!(!knows(&logins, "secret", &directory(1, true), 2 + LOGIN_REMEMBERED.as_secs()));
+        logins.remember(&login("newer"), 1, at(1));
+        assert!(knows(&logins, "newer", &directory(1, true), 2) && knows(&logins, "secret", &directory(1, true), 2));
         // The old secret of a rotation ends at its time, remembered or not.
         let mut rotated = Credential::clone(directory(1, true).credential("app").unwrap());
         rotated.secrets = vec![SecretHash { phc: "".into(), until_ms: Some(5_000) }];

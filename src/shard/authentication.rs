@@ -43,7 +43,8 @@ impl Core {
         let directory = self.directory.load_full();
         let result = verdict.and_then(|revision| {
             self.logins.remember(&login, revision, now);
-            directory.credential(&login.name).cloned().ok_or(AUTH_INVALID)
+            // What has changed since it was checked may be what made it good.
+            directory.credential(&login.name).filter(|one| one.revision == revision).cloned().ok_or(AUTH_INVALID)
         });
         match &result {
             Ok(_) => self.metrics.logins += 1,
@@ -67,7 +68,9 @@ impl Core {
     ) -> Result<Arc<Credential>, Reply> {
         let directory = self.directory.load();
         match directory.credential(&credential.login) {
-            Some(current) if directory.check(current, client, now.unix).is_ok() => Ok(Arc::clone(current)),
+            Some(current) if current.id == credential.id && directory.check(current, client, now.unix).is_ok() => {
+                Ok(Arc::clone(current))
+            }
             _ => Err(LOGIN_ENDED),
         }
     }

@@ -559,7 +559,7 @@ impl Session {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::envelope::Recipient;
     use proptest::prelude::*;
@@ -637,7 +637,7 @@ mod tests {
         }
     }
 
-    fn config() -> SessionConfig {
+    pub(in crate::smtp) fn config() -> SessionConfig {
         SessionConfig {
             hostname: "mx.example.org".into(),
             max_message_size: 100,

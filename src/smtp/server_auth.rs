@@ -127,13 +127,11 @@ impl Session {
 mod tests {
     use super::*;
     use crate::envelope::Recipient;
-    use crate::smtp::data::BareNewlines;
     use crate::smtp::extensions::SessionConfig;
     use crate::smtp::sasl::Login;
     use crate::smtp::transaction::MailFrom;
     use std::net::SocketAddr;
     use std::sync::Arc;
-    use std::time::Duration;
 
     /// Knows "good" at once, and decides later about everybody else.
     #[derive(Default)]
@@ -181,25 +179,7 @@ mod tests {
 
     /// A session under TLS that has said EHLO.
     fn session() -> (Session, Owner) {
-        let config = SessionConfig {
-            hostname: "mx.example.org".into(),
-            max_message_size: 100,
-            starttls: true,
-            auth: true,
-            bare_newlines: BareNewlines::Refuse,
-            proxy: false,
-            max_recipients: 2,
-            max_commands: 100,
-            max_errors: 100,
-            max_transactions: 100,
-            command_timeout: Duration::from_secs(300),
-            data_timeout: Duration::from_secs(300),
-            message_timeout: Duration::from_secs(300),
-            chunking: true,
-            dsn: true,
-            smtputf8: true,
-            pipelining: true,
-        };
+        let config = SessionConfig { auth: true, ..crate::smtp::server::tests::config() };
         let mut session = Session::new(Arc::new(config), true, Instant::ZERO);
         let mut owner = Owner::default();
         session.handle_tls_started(Instant::ZERO, &mut Vec::new());

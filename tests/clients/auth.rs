@@ -209,6 +209,11 @@ fn identities_change_under_open_sessions() {
     assert_eq!(listed[0]["senders"], serde_json::json!(["news@own.test", "@bulk.test"]), "{listed}");
     relay.command(&["credential", "remove", "app"]).succeeded();
     talk.expect("MAIL FROM:<any@bulk.test>", "535 5.7.8 ");
+    // Another one that gets the same login is not the one that this session has proved.
+    relay.command(&["tenant", "add", "other"]).succeeded();
+    relay.json(&["credential", "add", "app", "--tenant", "other"]);
+    talk.expect("MAIL FROM:<any@bulk.test>", "535 5.7.8 ");
+    relay.command(&["credential", "remove", "app"]).succeeded();
     let finished = relay.command(&["credential", "remove", "app"]);
     assert!(finished.stderr.contains("there is no credential `app`"), "{}", finished.stderr);
     relay.stop();
