@@ -54,8 +54,8 @@ pub enum IdentityError {
         /// Why.
         cause: redb::Error,
     },
-    /// The file.
-    #[error("the database of identities {file}: {cause}")]
+    /// A file.
+    #[error("{file}: {cause}")]
     File {
         /// Its path.
         file: String,
@@ -348,11 +348,17 @@ impl Identities {
                 continue;
             }
             let known = line.split_once(':').filter(|(_, password)| (1..=LOGIN_OCTETS_MAX).contains(&password.len()));
-            let Some((login, password)) = known else {
-                let text = format!("{}, line {}: expected login:password", file.display(), number + 1);
-                return Err(IdentityError::Wrong(text));
+            let set = match known {
+                Some((login, password)) => self.set_password(login, password, now),
+                None => Err(IdentityError::Wrong("expected login:password".into())),
             };
-            self.set_password(login, password, now)?;
+            // The line itself is not shown: it may hold a password.
+            set.map_err(|error| match error {
+                IdentityError::Wrong(text) => {
+                    IdentityError::Wrong(format!("{}, line {}: {text}", file.display(), number + 1))
+                }
+                other => other,
+            })?;
         }
         self.publish()
     }
@@ -641,6 +647,33 @@ mod tests {
         assert!(identities.database.lock().unwrap().is_none(), "it is opened anew");
         identities.handle(IdentityRequest::AddTenant { name: "a".into() }, NOW).unwrap();
         assert_eq!(identities.directory().load().tenants().count(), 1);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_credentials_is_taken_or_its_line_named() {
+        let path = directory();
+        let identities = Identities::open(&path).unwrap();
+        let file = path.join("logins");
+        let take = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            identities.take_credentials(&file, NOW).map_err(|error| error.to_string())
+        };
+        assert_eq!(take("# two\n\napp:secret\nother:a:b\n"), Ok(()));
+        let credential = Arc::clone(identities.directory().load().credential("other").unwrap());
+        assert!(verify(&credential.secrets, b"a:b", NOW));
+        assert_eq!(take("other:a:b\n"), Ok(()));
+        assert_eq!(identities.directory().load().credential("other"), Some(&credential), "the same changes nothing");
+        for (text, wrong) in [
+            ("app:x\nsecret\n", "line 2: expected"),
+            ("a b:c\n", "line 1: `a b` is no name"),
+            ("a:\n", "line 1: expected"),
+        ] {
+            let error = take(text).unwrap_err();
+            assert!(error.contains(wrong) && !error.contains("secret"), "{error}");
+        }
+        let absent = identities.take_credentials(&path.join("absent"), NOW).unwrap_err().to_string();
+        assert!(absent.contains("absent: No such file"), "{absent}");
         std::fs::remove_dir_all(path).unwrap();
     }
 
