@@ -6,7 +6,7 @@ use super::queue::write_json;
 use super::table::{Table, counted};
 use super::{Failure, exit};
 use crate::clock::UnixTime;
-use crate::control::identities::{CredentialView, IdentityReply, IdentityRequest};
+use crate::control::identity_requests::{CredentialView, IdentityReply, IdentityRequest};
 use crate::policy::identity::Tenant;
 use std::io::{self, Write};
 use std::time::Duration;

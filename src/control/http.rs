@@ -13,7 +13,8 @@
 //!
 //! Errors are `{"error": …, "hint": …}` with 400, 404, 503 (try again) or 504 (a shard did not answer).
 
-use super::identities::{Identities, IdentityError, IdentityReply, IdentityRequest};
+use super::identities::{Identities, IdentityError};
+use super::identity_requests::{IdentityReply, IdentityRequest};
 use super::metrics_text::{self, ProcessFigures};
 use super::requests::{AskError, Requests};
 use super::sandbox::Sandbox;

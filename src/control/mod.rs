@@ -8,6 +8,7 @@
 pub mod authentication;
 pub mod http;
 pub mod identities;
+pub mod identity_requests;
 pub mod log;
 pub mod log_output;
 pub mod metrics_text;
