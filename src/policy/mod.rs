@@ -1,6 +1,8 @@
 //! What is allowed: who may log in, who may relay and how many sessions may be open. Pure decisions on values; nothing is sent,
 //! stored or read from a clock here.
 
+pub mod dkim;
+pub mod headers;
 pub mod identity;
 pub mod lockout;
 pub mod logins;
