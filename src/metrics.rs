@@ -133,6 +133,8 @@ pub struct ShardMetrics {
     pub logins: u64,
     /// Logins that failed.
     pub failed_logins: u64,
+    /// Messages signed.
+    pub signed: u64,
     /// Recipients delivered.
     pub delivered: u64,
     /// Attempts that ended in a deferral, by recipient.
@@ -212,6 +214,7 @@ impl ShardMetrics {
             rejected,
             logins,
             failed_logins,
+            signed,
             delivered,
             deferred,
             bounced,
@@ -250,6 +253,7 @@ impl ShardMetrics {
         self.rejected += rejected;
         self.logins += logins;
         self.failed_logins += failed_logins;
+        self.signed += signed;
         self.delivered += delivered;
         self.deferred += deferred;
         self.bounced += bounced;

@@ -496,7 +496,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         registry,
         identities,
         login_key,
-        resolver: Resolver::new(&dns_config(config))?,
+        resolver: Arc::new(Resolver::new(&dns_config(config))?),
         log: log.clone(),
         admin: tokio::net::UnixListener::from_std(services.admin).map_err(start("the admin interface"))?,
         monitoring,

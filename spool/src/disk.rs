@@ -79,12 +79,14 @@ pub enum DiskOp {
         /// Which.
         segment: SegmentId,
     },
-    /// Writes spilled content as `Write` does; offset 0 creates (or empties) the file.
+    /// Writes spilled content as `Write` does.
     ContentWrite {
         /// Answer with this.
         op: OpId,
         /// The message's id.
         content: u64,
+        /// Whether this makes the file, or empties it: the first piece does.
+        create: bool,
         /// A multiple of 4096.
         offset: u64,
         /// What, in order.

@@ -284,12 +284,12 @@ impl Inner {
             DiskOp::Read { file, offset, len, .. } => self.read(*file, *offset, *len),
             DiskOp::Recycle { segment, .. } => self.retire(*segment, true),
             DiskOp::Discard { segment, .. } => self.retire(*segment, false),
-            DiskOp::ContentWrite { content, offset, chunks, len, .. } => {
+            DiskOp::ContentWrite { content, create, offset, chunks, len, .. } => {
                 let file = FileId::Content(*content);
                 if self.used() + *len as u64 > self.config.capacity {
                     return Err(DiskError::NoSpace);
                 }
-                if *offset == 0 {
+                if *create {
                     self.files.insert(file, File::default());
                 }
                 self.write(file, *offset, &gather(chunks, *len));

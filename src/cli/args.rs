@@ -1,11 +1,13 @@
 //! The flags and arguments of every command, with their help texts. The texts are the reference that people have at
 //! hand; docs/CONFIGURATION.md says more.
 
+use super::domain::DomainCommand;
 use crate::config::read::{FromText, NameServer};
 use crate::config::text;
 use crate::control::http::STATES;
 use crate::control::identities::DEFAULT_TENANT;
 use crate::control::log::LogFormat;
+use crate::policy::domain::Unverified;
 use crate::policy::identity::SenderRule;
 use crate::shard::settings::NextHop;
 use clap::builder::PossibleValuesParser;
@@ -71,6 +73,12 @@ pub enum Command {
         #[command(subcommand)]
         command: CredentialCommand,
     },
+    /// Add, list, verify, rotate and remove the domains that tenants send as, and their DKIM keys
+    Domain {
+        /// What to do.
+        #[command(subcommand)]
+        command: DomainCommand,
+    },
     /// Look at what the built-in sandbox took
     Sandbox {
         /// What to do.
@@ -102,6 +110,14 @@ fn duration_in_seconds(text_given: &str) -> Result<Duration, String> {
         Ok(seconds) if (1..=31_622_400).contains(&seconds) => Ok(Duration::from_secs(seconds)),
         Ok(_) => Err("1 second to a year".into()),
         Err(_) => text::parse_duration(text_given),
+    }
+}
+
+fn unverified(text_given: &str) -> Result<Unverified, String> {
+    match text_given {
+        "refuse" => Ok(Unverified::Refuse),
+        "pass" => Ok(Unverified::Pass),
+        _ => Err("refuse or pass".into()),
     }
 }
 
@@ -319,6 +335,9 @@ pub enum TenantCommand {
     Add {
         /// Its name: up to 64 ASCII characters without spaces
         name: String,
+        /// What becomes of its mail from domains that are not verified for it: `refuse`, or `pass` unsigned
+        #[arg(long, default_value = "refuse", value_parser = unverified)]
+        unverified: Unverified,
         /// The relay.
         #[command(flatten)]
         target: Target,
@@ -348,7 +367,18 @@ pub enum TenantCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Remove a tenant and all its credentials
+    /// Change what becomes of a tenant's mail from domains that are not verified for it
+    Set {
+        /// Its name
+        name: String,
+        /// `refuse`, or `pass` unsigned
+        #[arg(long, value_parser = unverified)]
+        unverified: Unverified,
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Remove a tenant, all its credentials and its domains with their keys
     Remove {
         /// Its name
         name: String,

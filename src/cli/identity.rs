@@ -7,6 +7,7 @@ use super::table::{Table, counted};
 use super::{Failure, exit};
 use crate::clock::UnixTime;
 use crate::control::identity_requests::{CredentialView, IdentityReply, IdentityRequest};
+use crate::policy::domain::Unverified;
 use crate::policy::identity::Tenant;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -16,21 +17,37 @@ const PATH: &str = "/v1/identities";
 /// Carries out one of the commands on tenants.
 pub fn tenant(command: TenantCommand) -> Result<u8, Failure> {
     let (request, target, done) = match command {
-        TenantCommand::Add { name, target } => {
-            let done = format!("tenant {name} added; give it a login with `ringpost credential add --tenant {name}`");
-            (IdentityRequest::AddTenant { name }, target, done)
+        TenantCommand::Add { name, unverified, target } => {
+            let domain = match unverified {
+                Unverified::Refuse => {
+                    format!(", and a domain to send as with `ringpost domain add --tenant {name} DOMAIN`")
+                }
+                Unverified::Pass => String::new(),
+            };
+            let done =
+                format!("tenant {name} added; give it a login with `ringpost credential add --tenant {name}`{domain}");
+            (IdentityRequest::AddTenant { name, unverified }, target, done)
         }
         TenantCommand::List { json, target } => return list_tenants(json, &target),
         TenantCommand::Enable { name, target } => {
             let done = format!("tenant {name} may submit again");
-            (IdentityRequest::SetTenant { name, enabled: true }, target, done)
+            (IdentityRequest::SetTenant { name, enabled: Some(true), unverified: None }, target, done)
         }
         TenantCommand::Disable { name, target } => {
             let done = format!("tenant {name} may not submit any more; what it has submitted is delivered");
-            (IdentityRequest::SetTenant { name, enabled: false }, target, done)
+            (IdentityRequest::SetTenant { name, enabled: Some(false), unverified: None }, target, done)
+        }
+        TenantCommand::Set { name, unverified, target } => {
+            let done = match unverified {
+                Unverified::Refuse => format!("tenant {name} sends as its verified domains alone"),
+                Unverified::Pass => format!("tenant {name} sends as any domain, signed where it is verified"),
+            };
+            (IdentityRequest::SetTenant { name, enabled: None, unverified: Some(unverified) }, target, done)
         }
         TenantCommand::Remove { name, target } => {
-            let done = format!("tenant {name} and its credentials are removed; what it has submitted is delivered");
+            let done = format!(
+                "tenant {name}, its credentials and its domains are removed; what it has submitted is delivered"
+            );
             (IdentityRequest::RemoveTenant { name }, target, done)
         }
     };
@@ -79,7 +96,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn unexpected<T>() -> Result<T, Failure> {
+pub(super) fn unexpected<T>() -> Result<T, Failure> {
     Err(Failure::new(exit::IO, "the relay's answer is not understood; is it of another version?"))
 }
 
@@ -107,7 +124,7 @@ fn show_secret(request: &IdentityRequest, json: bool, target: &Target) -> Result
     Ok(exit::OK)
 }
 
-fn day(ms: u64) -> String {
+pub(super) fn day(ms: u64) -> String {
     let text = UnixTime::from_millis(ms).to_string();
     text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
@@ -124,9 +141,9 @@ fn list_tenants(json: bool, target: &Target) -> Result<u8, Failure> {
         write_json(out, &tenants)?;
         return Ok(exit::OK);
     }
-    let mut table = Table::new(&["TENANT", "STATE", "ADDED"]);
-    for Tenant { name, enabled, created_ms } in &tenants {
-        table.row(&[name, yes(*enabled), &day(*created_ms)]);
+    let mut table = Table::new(&["TENANT", "STATE", "UNVERIFIED DOMAINS", "ADDED"]);
+    for Tenant { name, enabled, created_ms, unverified } in &tenants {
+        table.row(&[name, yes(*enabled), &unverified.to_string(), &day(*created_ms)]);
     }
     print(out, &table, tenants.len(), "tenant")
 }
@@ -175,7 +192,7 @@ fn joined<T: ToString>(values: &[T], none: &str) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn print(out: &mut impl Write, table: &Table, count: usize, what: &str) -> Result<u8, Failure> {
+pub(super) fn print(out: &mut impl Write, table: &Table, count: usize, what: &str) -> Result<u8, Failure> {
     if count > 0 {
         table.write(out)?;
     }

@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod documents;
+mod domain;
 mod identity;
 mod queue;
 mod sandbox;
@@ -106,6 +107,7 @@ fn dispatch(cli: Cli, program: &str) -> Result<u8, Failure> {
         args::Command::Status(status_args) => status::run(&status_args),
         args::Command::Tenant { command } => identity::tenant(command),
         args::Command::Credential { command } => identity::credential(command),
+        args::Command::Domain { command } => domain::domain(command),
         args::Command::Sandbox { command } => sandbox::run(command),
         args::Command::Spool { command } => spool::run(command),
         args::Command::Send(send_args) => send::run(*send_args),

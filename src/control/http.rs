@@ -8,11 +8,14 @@
 //! | POST /v1/queue/{retry,hold,release,delete} | `{"changed": n}`; the body is a [`Selection`] |
 //! | GET /v1/sites, /v1/status | sites with their limits; the state of the program |
 //! | POST /v1/identities | an [`IdentityReply`]; the body is an [`IdentityRequest`] |
+//! | POST /v1/domains | a [`DomainReply`]; the body is a [`DomainRequest`] |
 //! | GET /v1/sandbox, /v1/sandbox/{number or id} | what the sandbox took |
 //! | GET /metrics, /healthz, /readyz | for monitoring |
 //!
 //! Errors are `{"error": …, "hint": …}` with 400, 404, 503 (try again) or 504 (a shard did not answer).
 
+use super::domain_check::DomainCheck;
+use super::domain_requests::{DomainReply, DomainRequest};
 use super::identities::{Identities, IdentityError};
 use super::identity_requests::{IdentityReply, IdentityRequest};
 use super::metrics_text::{self, ProcessFigures};
@@ -59,7 +62,9 @@ pub struct Shared {
     /// The sandbox, when it runs.
     pub sandbox: Option<Sandbox>,
     /// Tenants and credentials.
-    pub identities: Identities,
+    pub identities: Arc<Identities>,
+    /// Their domains.
+    domains: DomainCheck,
     phase: AtomicU8,
     /// Shards that have put all of the spool into the queue.
     pub recovered: AtomicU64,
@@ -71,11 +76,17 @@ pub struct Shared {
 
 impl Shared {
     /// At the start.
-    pub fn new(requests: Requests, sandbox: Option<Sandbox>, identities: Identities) -> Shared {
+    pub fn new(
+        requests: Requests,
+        sandbox: Option<Sandbox>,
+        identities: Arc<Identities>,
+        domains: DomainCheck,
+    ) -> Shared {
         Shared {
             requests,
             sandbox,
             identities,
+            domains,
             phase: AtomicU8::new(Phase::Starting as u8),
             recovered: AtomicU64::new(0),
             started_unix_s: crate::io::clock::now().unix.as_millis() / 1000,
@@ -322,6 +333,7 @@ pub fn admin_router(shared: Arc<Shared>) -> Router {
         .route("/v1/sites", get(sites))
         .route("/v1/status", get(status))
         .route("/v1/identities", post(identities))
+        .route("/v1/domains", post(domains))
         .route("/v1/sandbox", get(sandbox_list))
         .route("/v1/sandbox/{name}", get(sandbox_show))
         .with_state(Arc::clone(&shared))
@@ -351,6 +363,14 @@ async fn identities(
         Ok(Err(error)) => Err(error.into()),
         Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), "nothing was changed".into())),
     }
+}
+
+async fn domains(
+    State(shared): State<Arc<Shared>>,
+    request: Result<Json<DomainRequest>, JsonRejection>,
+) -> Result<Json<DomainReply>, Failure> {
+    let Json(request) = request?;
+    Ok(Json(shared.domains.handle(request).await?))
 }
 
 async fn list(

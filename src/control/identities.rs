@@ -4,9 +4,11 @@
 //! Secrets are kept as Argon2id hashes alone and shown once, when they are made. Everything here may block (disk, password
 //! hash) and runs beside the control thread's loop. Errors say what to do; a change that fails changes nothing.
 
+use super::domains::{DOMAINS, table_key};
 use super::identity_requests::{CredentialView, IdentityReply, IdentityRequest};
 use crate::clock::UnixTime;
 use crate::limits::LOGIN_OCTETS_MAX;
+use crate::policy::domain::Unverified;
 use crate::policy::identity::{Credential, Directory, SecretHash, Tenant};
 use arc_swap::ArcSwap;
 use argon2::Argon2;
@@ -20,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The name of the database's file in the spool directory.
 pub const FILE_NAME: &str = "identities.redb";
@@ -127,9 +129,13 @@ impl Identities {
         Arc::clone(&self.directory)
     }
 
+    pub(super) fn one_change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Does what is asked. Blocks for the disk, and for a password hash where a secret is made.
     pub fn handle(&self, request: IdentityRequest, now: UnixTime) -> Result<IdentityReply, IdentityError> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.one_change();
         let now = now.as_millis();
         match request {
             IdentityRequest::Tenants => {
@@ -145,9 +151,11 @@ impl Identities {
                 credentials.sort_by(|one, other| one.login.cmp(&other.login));
                 return Ok(IdentityReply::Credentials(credentials));
             }
-            IdentityRequest::AddTenant { name } => self.add_tenant(&name, now)?,
-            IdentityRequest::SetTenant { name, enabled } => {
-                let tenant = Tenant { enabled, ..self.tenant(&name)? };
+            IdentityRequest::AddTenant { name, unverified } => self.add_tenant(&name, unverified, now)?,
+            IdentityRequest::SetTenant { name, enabled, unverified } => {
+                let mut tenant = self.tenant(&name)?;
+                tenant.enabled = enabled.unwrap_or(tenant.enabled);
+                tenant.unverified = unverified.unwrap_or(tenant.unverified);
                 self.put(TENANTS, &name, &tenant)?;
             }
             IdentityRequest::RemoveTenant { name } => self.remove_tenant(&name)?,
@@ -215,7 +223,7 @@ impl Identities {
         let wrong = |cause| IdentityError::File { file: file.display().to_string(), cause };
         let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).map_err(wrong)?);
         if self.directory.load().tenant(DEFAULT_TENANT).is_none() {
-            self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into() }, now)?;
+            self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into(), unverified: Unverified::Pass }, now)?;
         }
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_end();
@@ -246,7 +254,7 @@ impl Identities {
         if self.directory.load().tenants().next().is_some() {
             return Ok(None);
         }
-        self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into() }, now)?;
+        self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into(), unverified: Unverified::Pass }, now)?;
         let request = IdentityRequest::AddCredential {
             tenant: DEFAULT_TENANT.into(),
             login: Some("demo".into()),
@@ -285,12 +293,12 @@ impl Identities {
         self.put(CREDENTIALS, login, &credential)
     }
 
-    fn add_tenant(&self, name: &str, now: u64) -> Result<(), IdentityError> {
+    fn add_tenant(&self, name: &str, unverified: Unverified, now: u64) -> Result<(), IdentityError> {
         check_name("tenant", name, 64)?;
         if self.directory.load().tenant(name).is_some() {
             return Err(IdentityError::Present("tenant", name.into()));
         }
-        self.put(TENANTS, name, &Tenant { name: name.into(), enabled: true, created_ms: now })
+        self.put(TENANTS, name, &Tenant { name: name.into(), enabled: true, created_ms: now, unverified })
     }
 
     fn remove_tenant(&self, name: &str) -> Result<(), IdentityError> {
@@ -304,11 +312,15 @@ impl Identities {
             for login in &logins {
                 credentials.remove(&**login)?;
             }
+            let mut domains = tables.open_table(DOMAINS)?;
+            for domain in directory.domains().filter(|domain| &*domain.tenant == name) {
+                domains.remove(table_key(domain).as_str())?;
+            }
             Ok(())
         })
     }
 
-    fn tenant(&self, name: &str) -> Result<Tenant, IdentityError> {
+    pub(super) fn tenant(&self, name: &str) -> Result<Tenant, IdentityError> {
         let directory = self.directory.load();
         let tenant = directory.tenant(name).map(|tenant| Tenant::clone(tenant));
         tenant.ok_or_else(|| IdentityError::Absent("tenant", name.into()))
@@ -320,7 +332,7 @@ impl Identities {
         credential.ok_or_else(|| IdentityError::Absent("credential", login.into()))
     }
 
-    fn put<T: Serialize>(
+    pub(super) fn put<T: Serialize>(
         &self,
         table: TableDefinition<'_, &'static str, &'static [u8]>,
         key: &str,
@@ -331,7 +343,7 @@ impl Identities {
     }
 
     /// One durable change, whole or not at all.
-    fn change(
+    pub(super) fn change(
         &self,
         act: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), IdentityError> {
@@ -356,8 +368,9 @@ impl Identities {
     }
 
     /// Shards read what is on disk now.
-    fn publish(&self) -> Result<(), IdentityError> {
+    pub(super) fn publish(&self) -> Result<(), IdentityError> {
         let directory = Directory::new(self.read(TENANTS)?, self.read(CREDENTIALS)?);
+        let directory = directory.with_domains(self.read(DOMAINS)?, &self.directory.load());
         self.directory.store(Arc::new(directory));
         Ok(())
     }
@@ -384,7 +397,7 @@ impl Identities {
     }
 }
 
-fn check_name(what: &str, name: &str, most: usize) -> Result<(), IdentityError> {
+pub(super) fn check_name(what: &str, name: &str, most: usize) -> Result<(), IdentityError> {
     if (1..=most).contains(&name.len()) && name.bytes().all(|octet| octet.is_ascii_graphic()) {
         return Ok(());
     }
@@ -408,7 +421,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
     Ok(octets)
 }
 
-fn random_u64() -> Result<u64, IdentityError> {
+pub(super) fn random_u64() -> Result<u64, IdentityError> {
     random().map(u64::from_le_bytes)
 }
 
@@ -481,7 +494,7 @@ mod tests {
         let path = directory();
         let identities = Identities::open(&path).unwrap();
         let shared = identities.directory();
-        identities.handle(IdentityRequest::AddTenant { name: "a".into() }, NOW).unwrap();
+        identities.handle(IdentityRequest::AddTenant { name: "a".into(), unverified: Unverified::Pass }, NOW).unwrap();
         let (login, password) = add(&identities, "app");
         let credential = Arc::clone(shared.load().credential(&login).unwrap());
         assert!(verify(&credential.secrets, password.as_bytes(), NOW));
@@ -503,7 +516,9 @@ mod tests {
             !verify(&rotated.secrets, password.as_bytes(), later) && verify(&rotated.secrets, newer.as_bytes(), later)
         );
 
-        identities.handle(IdentityRequest::SetTenant { name: "a".into(), enabled: false }, NOW).unwrap();
+        identities
+            .handle(IdentityRequest::SetTenant { name: "a".into(), enabled: Some(false), unverified: None }, NOW)
+            .unwrap();
         assert!(!identities.directory().load().tenant("a").unwrap().enabled);
         identities.handle(IdentityRequest::RemoveTenant { name: "a".into() }, NOW).unwrap();
         assert_eq!(**identities.directory().load(), Directory::default());
@@ -520,7 +535,7 @@ mod tests {
         });
         assert!(failed.unwrap_err().to_string().contains("No space left"));
         assert!(identities.database.lock().unwrap().is_none(), "it is opened anew");
-        identities.handle(IdentityRequest::AddTenant { name: "a".into() }, NOW).unwrap();
+        identities.handle(IdentityRequest::AddTenant { name: "a".into(), unverified: Unverified::Pass }, NOW).unwrap();
         assert_eq!(identities.directory().load().tenants().count(), 1);
         std::fs::remove_dir_all(path).unwrap();
     }
@@ -557,7 +572,10 @@ mod tests {
         let path = directory();
         let identities = Identities::open(&path).unwrap();
         let error = |request| identities.handle(request, NOW).unwrap_err().to_string();
-        assert!(error(IdentityRequest::AddTenant { name: "a b".into() }).contains("no name for a tenant"));
+        assert!(
+            error(IdentityRequest::AddTenant { name: "a b".into(), unverified: Unverified::Pass })
+                .contains("no name for a tenant")
+        );
         let labelled = |label: &str| IdentityRequest::AddCredential {
             tenant: "a".into(),
             login: None,
@@ -568,8 +586,10 @@ mod tests {
         };
         assert!(error(labelled("x")).contains("no tenant `a`"));
         assert!(error(IdentityRequest::RemoveCredential { login: "x".into() }).contains("no credential `x`"));
-        identities.handle(IdentityRequest::AddTenant { name: "a".into() }, NOW).unwrap();
-        assert!(error(IdentityRequest::AddTenant { name: "a".into() }).contains("already"));
+        identities.handle(IdentityRequest::AddTenant { name: "a".into(), unverified: Unverified::Pass }, NOW).unwrap();
+        assert!(
+            error(IdentityRequest::AddTenant { name: "a".into(), unverified: Unverified::Pass }).contains("already")
+        );
         for label in ["\u{1b}[2J", &"x".repeat(LABEL_OCTETS_MAX + 1)] {
             assert!(error(labelled(label)).contains("a label has"));
         }

@@ -1,5 +1,6 @@
 //! What operators ask of the identities, and what they are answered: the admin interface's words, as JSON.
 
+use crate::policy::domain::Unverified;
 use crate::policy::identity::{Credential, SenderRule, Tenant};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -14,13 +15,17 @@ pub enum IdentityRequest {
     AddTenant {
         /// Its name.
         name: String,
+        /// What becomes of its mail from domains that are not verified.
+        unverified: Unverified,
     },
-    /// Whether a tenant may submit.
+    /// Changes what is given.
     SetTenant {
         /// Its name.
         name: String,
-        /// Whether it may.
-        enabled: bool,
+        /// Whether it may submit.
+        enabled: Option<bool>,
+        /// What becomes of its mail from domains that are not verified.
+        unverified: Option<Unverified>,
     },
     /// No such tenant any more, nor its credentials.
     RemoveTenant {

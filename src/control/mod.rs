@@ -6,6 +6,9 @@
 //! program.
 
 pub mod authentication;
+pub mod domain_check;
+pub mod domain_requests;
+pub mod domains;
 pub mod http;
 pub mod identities;
 pub mod identity_requests;
@@ -23,6 +26,7 @@ use crate::limits::DRAIN_TIME;
 use crate::shard::message::{AdminRequest, Report, ShardState, ToShard};
 use crate::shard::permits::SiteRegistry;
 use authentication::Authenticator;
+use domain_check::DomainCheck;
 use http::{Phase, Shared};
 use identities::Identities;
 use log::EventLog;
@@ -61,7 +65,7 @@ pub struct ControlParts {
     /// The key under which logins are remembered.
     pub login_key: [u8; 32],
     /// Looks up names.
-    pub resolver: Resolver,
+    pub resolver: Arc<Resolver>,
     /// Where events go.
     pub log: EventLog,
     /// For the admin interface.
@@ -130,11 +134,14 @@ struct Control {
 pub async fn run(parts: ControlParts) -> Ended {
     let ControlParts { shards, inbox, registry, resolver, log, admin, monitoring, sandbox, .. } = parts;
     let (mut ended, mut signals, watchdog) = (parts.ended, parts.signals, parts.watchdog);
-    let (resolve, mut resolved) = ResolveService::new(resolver, registry, shards.clone());
+    let (resolve, mut resolved) = ResolveService::new(Arc::clone(&resolver), registry, shards.clone());
     let count = shards.len();
     let authenticator = Authenticator::new(parts.identities.directory(), &parts.login_key, shards.clone(), log.clone());
     let kept = sandbox.as_ref().map(|(sandbox, ..)| sandbox.clone());
-    let shared = Arc::new(Shared::new(Requests::new(shards), kept, parts.identities));
+    let identities = Arc::new(parts.identities);
+    let domains = DomainCheck::new(Arc::clone(&identities), resolver, log.clone());
+    tokio::spawn(domains.clone().run());
+    let shared = Arc::new(Shared::new(Requests::new(shards), kept, identities, domains));
     spawn_services(&shared, &log, admin, monitoring, sandbox);
     let mut control = Control {
         shared,

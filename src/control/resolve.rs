@@ -35,13 +35,13 @@ pub struct ResolveService {
 impl ResolveService {
     /// The service, and the end at which finished lookups come out; give each to [`finished`](Self::finished).
     pub fn new(
-        resolver: Resolver,
+        resolver: Arc<Resolver>,
         registry: SiteRegistry,
         shards: Vec<Sender<ToShard>>,
     ) -> (ResolveService, UnboundedReceiver<Resolution>) {
         let (done, results) = unbounded_channel();
         let service = ResolveService {
-            resolver: Arc::new(resolver),
+            resolver,
             registry,
             shards,
             asked: HashMap::default(),

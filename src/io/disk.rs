@@ -260,10 +260,10 @@ impl Disk {
                 });
             }
             DiskOp::Write { op, segment, offset, chunks, len } => {
-                self.write(op, FileId::Segment(segment), offset, chunks, len);
+                self.write(op, FileId::Segment(segment), false, offset, chunks, len);
             }
-            DiskOp::ContentWrite { op, content, offset, chunks, len } => {
-                self.write(op, FileId::Content(content), offset, chunks, len);
+            DiskOp::ContentWrite { op, content, create, offset, chunks, len } => {
+                self.write(op, FileId::Content(content), create, offset, chunks, len);
             }
             DiskOp::Sync { op, segment } => self.sync(op, FileId::Segment(segment)),
             DiskOp::ContentSync { op, content } => self.sync(op, FileId::Content(content)),
@@ -282,8 +282,7 @@ impl Disk {
         }
     }
 
-    fn write(self: &Rc<Self>, op: OpId, file: FileId, offset: u64, chunks: Vec<Bytes>, len: usize) {
-        let create = matches!(file, FileId::Content(_)) && offset == 0;
+    fn write(self: &Rc<Self>, op: OpId, file: FileId, create: bool, offset: u64, chunks: Vec<Bytes>, len: usize) {
         let file = self.begin(file);
         let epoch = file.begin_write();
         self.run(op, file, async move |disk, file| {

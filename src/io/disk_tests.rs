@@ -88,8 +88,14 @@ fn large_content_has_files_of_its_own() {
     let piece = |byte: u8| vec![Bytes::from(vec![byte; 65_536])];
     for (number, byte) in [b'x', b'y', b'z'].into_iter().enumerate() {
         let offset = number as u64 * 65_536;
-        let write =
-            DiskOp::ContentWrite { op: OpId(number as u64), content: id, offset, chunks: piece(byte), len: 65_536 };
+        let write = DiskOp::ContentWrite {
+            op: OpId(number as u64),
+            content: id,
+            create: offset == 0,
+            offset,
+            chunks: piece(byte),
+            len: 65_536,
+        };
         shard.command(Command::Disk(write));
     }
     shard.command(Command::Disk(DiskOp::ContentSync { op: OpId(9), content: id }));
@@ -174,7 +180,7 @@ fn a_full_disk_is_said_so() {
     assert_eq!(done(&shard).1, Err(DiskError::NoSpace));
     assert_eq!(names(&shard, "segments"), ["00-000001.seg", "00-000002.seg"]);
     let chunks = vec![Bytes::from(vec![1; 1 << 20])];
-    let write = DiskOp::ContentWrite { op: OpId(2), content: 5, offset: 0, chunks, len: 1 << 20 };
+    let write = DiskOp::ContentWrite { op: OpId(2), content: 5, create: true, offset: 0, chunks, len: 1 << 20 };
     let result = perform(&shard, write);
     assert!(matches!(result, Err(DiskError::NoSpace | DiskError::Short)), "{result:?}");
     // What was prepared can be written: its space is there.

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 pub const MAX_HOSTS: usize = 16;
 /// Addresses of one host that are kept.
 pub const MAX_ADDRESSES: usize = 16;
+/// Texts of one name that are looked at.
+pub const MAX_TEXTS: usize = 32;
 /// No answer is believed for a shorter time, so that a TTL of 0 does not mean a lookup per message.
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 /// No answer is believed for longer, so that a changed MX is noticed.
@@ -107,6 +109,8 @@ pub struct DnsConfig {
 #[derive(Debug)]
 pub struct Resolver {
     inner: TokioResolver,
+    /// Keeps no answers.
+    fresh: TokioResolver,
     turns: Semaphore,
 }
 
@@ -134,22 +138,9 @@ enum Nothing {
 impl Resolver {
     /// A resolver; tokio must run.
     pub fn new(config: &DnsConfig) -> Result<Resolver, ResolverError> {
-        let provider = TokioRuntimeProvider::default();
-        let wrong = |error: NetError| ResolverError(error.to_string());
-        let mut builder = if config.servers.is_empty() {
-            Hickory::builder(provider).map_err(wrong)?
-        } else {
-            let servers = config.servers.iter().map(|&address| name_server(address)).collect();
-            let mut builder =
-                Hickory::builder_with_config(ResolverConfig::from_parts(None, Vec::new(), servers), provider);
-            let options = builder.options_mut();
-            options.use_hosts_file = ResolveHosts::Never;
-            options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-            builder
-        };
-        set_options(builder.options_mut(), config);
-        let inner = builder.build().map_err(wrong)?;
-        Ok(Resolver { inner, turns: Semaphore::new(config.concurrency.max(1)) })
+        let inner = hickory(config, CACHED_ANSWERS)?;
+        let fresh = hickory(config, 0)?;
+        Ok(Resolver { inner, fresh, turns: Semaphore::new(config.concurrency.max(1)) })
     }
 
     /// Looks up the hosts. Always answers, within [`LOOKUP_TIME`] of its turn.
@@ -168,13 +159,28 @@ impl Resolver {
         Resolution { query, result, ttl: ttl.clamp(TTL_MIN, TTL_MAX) }
     }
 
+    /// The TXT records of a name, each as one text (RFC 7208 3.3), asked for anew each time. Always answers, within
+    /// [`LOOKUP_TIME`] of its turn; at most [`MAX_TEXTS`].
+    pub async fn texts(&self, name: &str) -> Result<Vec<String>, DnsFailure> {
+        let _turn = self.turns.acquire().await;
+        match tokio::time::timeout(LOOKUP_TIME, lookup(&self.fresh, name, RecordType::TXT, text)).await {
+            Ok(Ok(mut found)) => {
+                found.values.truncate(MAX_TEXTS);
+                Ok(found.values)
+            }
+            Ok(Err(Nothing::NoName(_) | Nothing::NoRecord(_))) => Err(DnsFailure::NoDomain),
+            Ok(Err(Nothing::Unknown(why))) => Err(DnsFailure::Temporary(why)),
+            Err(_) => Err(DnsFailure::Temporary(format!("DNS did not answer within {} s", LOOKUP_TIME.as_secs()))),
+        }
+    }
+
     /// RFC 5321 5.1.
     async fn mail_hosts(&self, domain: &str) -> (Result<Vec<MxHost>, DnsFailure>, Duration) {
         if let Some(address) = literal_address(domain) {
             let host = MxHost { preference: 0, name: domain.into(), addresses: vec![address] };
             return if is_usable(&address) { (Ok(vec![host]), TTL_MAX) } else { no_domain(None) };
         }
-        let found = match self.lookup(domain, RecordType::MX, mail_exchange).await {
+        let found = match lookup(&self.inner, domain, RecordType::MX, mail_exchange).await {
             Ok(found) => found,
             Err(Nothing::NoName(ttl)) => return no_domain(ttl),
             // No MX: the domain itself is its mail host.
@@ -237,8 +243,10 @@ impl Resolver {
 
     /// A and AAAA records, asked for at the same time. One kind is enough when the other is not known.
     async fn addresses(&self, name: &str) -> Result<Found<IpAddr>, Nothing> {
-        let (v4, v6) =
-            tokio::join!(self.lookup(name, RecordType::A, address), self.lookup(name, RecordType::AAAA, address));
+        let (v4, v6) = tokio::join!(
+            lookup(&self.inner, name, RecordType::A, address),
+            lookup(&self.inner, name, RecordType::AAAA, address)
+        );
         let mut both = match (v4, v6) {
             (Ok(v4), Ok(v6)) => {
                 let valid_until = v4.valid_until.min(v6.valid_until);
@@ -255,36 +263,55 @@ impl Resolver {
         both.values.truncate(MAX_ADDRESSES);
         if both.values.is_empty() { Err(Nothing::NoRecord(None)) } else { Ok(both) }
     }
+}
 
-    /// The records of one kind; hickory follows CNAMEs.
-    async fn lookup<T>(
-        &self,
-        name: &str,
-        kind: RecordType,
-        read: fn(&RData) -> Option<T>,
-    ) -> Result<Found<T>, Nothing> {
-        let Ok(name) = Name::from_ascii(format!("{}.", name.trim_end_matches('.'))) else {
-            return Err(Nothing::NoName(None));
-        };
-        match self.inner.lookup(name, kind).await {
-            Ok(lookup) => {
-                let values: Vec<T> = lookup.answers().iter().filter_map(|record| read(&record.data)).collect();
-                if values.is_empty() {
-                    return Err(Nothing::NoRecord(None));
-                }
-                Ok(Found { values, valid_until: lookup.valid_until().into() })
+/// A resolver that keeps so many answers.
+fn hickory(config: &DnsConfig, answers: u64) -> Result<TokioResolver, ResolverError> {
+    let provider = TokioRuntimeProvider::default();
+    let wrong = |error: NetError| ResolverError(error.to_string());
+    let mut builder = if config.servers.is_empty() {
+        Hickory::builder(provider).map_err(wrong)?
+    } else {
+        let servers = config.servers.iter().map(|&address| name_server(address)).collect();
+        let mut builder = Hickory::builder_with_config(ResolverConfig::from_parts(None, Vec::new(), servers), provider);
+        let options = builder.options_mut();
+        options.use_hosts_file = ResolveHosts::Never;
+        options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
+        builder
+    };
+    set_options(builder.options_mut(), config);
+    builder.options_mut().cache_size = answers;
+    builder.build().map_err(wrong)
+}
+
+/// The records of one kind; hickory follows CNAMEs.
+async fn lookup<T>(
+    resolver: &TokioResolver,
+    name: &str,
+    kind: RecordType,
+    read: fn(&RData) -> Option<T>,
+) -> Result<Found<T>, Nothing> {
+    let Ok(name) = Name::from_ascii(format!("{}.", name.trim_end_matches('.'))) else {
+        return Err(Nothing::NoName(None));
+    };
+    match resolver.lookup(name, kind).await {
+        Ok(lookup) => {
+            let values: Vec<T> = lookup.answers().iter().filter_map(|record| read(&record.data)).collect();
+            if values.is_empty() {
+                return Err(Nothing::NoRecord(None));
             }
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
-                ResponseCode::NXDomain => Err(Nothing::NoName(none.negative_ttl)),
-                ResponseCode::NoError => Err(Nothing::NoRecord(none.negative_ttl)),
-                code => Err(Nothing::Unknown(format!("the name server says {code}"))),
-            },
-            Err(NetError::Dns(DnsError::ResponseCode(code))) => {
-                Err(Nothing::Unknown(format!("the name server says {code}")))
-            }
-            Err(NetError::Timeout) => Err(Nothing::Unknown("no name server answered in time".into())),
-            Err(error) => Err(Nothing::Unknown(error.to_string())),
+            Ok(Found { values, valid_until: lookup.valid_until().into() })
         }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
+            ResponseCode::NXDomain => Err(Nothing::NoName(none.negative_ttl)),
+            ResponseCode::NoError => Err(Nothing::NoRecord(none.negative_ttl)),
+            code => Err(Nothing::Unknown(format!("the name server says {code}"))),
+        },
+        Err(NetError::Dns(DnsError::ResponseCode(code))) => {
+            Err(Nothing::Unknown(format!("the name server says {code}")))
+        }
+        Err(NetError::Timeout) => Err(Nothing::Unknown("no name server answered in time".into())),
+        Err(error) => Err(Nothing::Unknown(error.to_string())),
     }
 }
 
@@ -300,7 +327,6 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 fn set_options(options: &mut ResolverOpts, config: &DnsConfig) {
     options.timeout = config.timeout;
     options.attempts = config.attempts;
-    options.cache_size = CACHED_ANSWERS;
     options.positive_max_ttl = Some(TTL_MAX);
     options.negative_max_ttl = Some(TTL_MAX);
     options.max_active_requests = config.concurrency.max(64);
@@ -312,6 +338,17 @@ fn mail_exchange(data: &RData) -> Option<(u16, Box<str>)> {
         RData::MX(mx) => {
             let name = mx.exchange.to_ascii().to_ascii_lowercase();
             Some((mx.preference, name.trim_end_matches('.').into()))
+        }
+        _ => None,
+    }
+}
+
+/// A record's character strings, one behind the other.
+fn text(data: &RData) -> Option<String> {
+    match data {
+        RData::TXT(txt) => {
+            let octets: Vec<u8> = txt.txt_data.iter().flat_map(|part| part.iter().copied()).collect();
+            Some(String::from_utf8_lossy(&octets).into_owned())
         }
         _ => None,
     }

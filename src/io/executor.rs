@@ -16,6 +16,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::thread::JoinHandle;
@@ -159,9 +160,23 @@ async fn run<H: Handler + 'static>(
 /// Calls `turn_ended` after everything that was ready has run: it is woken by the first call of a turn, so it stands in the
 /// queue behind all tasks that were ready with that one.
 async fn end_turns<H: Handler + 'static>(shard: Rc<Shard<H>>) {
+    // Between two turns that follow each other by themselves, others become ready: the executor looks for them at a timer.
+    let mut breath: Option<Timer> = None;
     poll_fn(|context| {
         shard.flusher.keep(context);
+        if breath.as_mut().is_some_and(|timer| Pin::new(timer).poll(context).is_ready()) {
+            breath = None;
+            shard.begin_turn();
+        }
         shard.end_turn();
+        if shard.wants_turn() && breath.is_none() {
+            let timer = breath.insert(Timer::new(BREATH));
+            if Pin::new(timer).poll(context).is_ready() {
+                breath = None;
+                shard.begin_turn();
+                context.waker().wake_by_ref();
+            }
+        }
         if shard.is_over() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;

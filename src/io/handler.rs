@@ -110,6 +110,8 @@ pub enum Command<M, R> {
     },
     /// A report for the control thread; when its mailbox is full it comes back by `report_refused`.
     Report(R),
+    /// Ends another turn after this one, soon: after whatever has become ready by then.
+    NextTurn,
     /// Stops taking connections: listeners are closed.
     StopListening,
     /// The shard is done: its executor ends once every connection is closed.

@@ -76,6 +76,8 @@ pub(crate) struct Shard<H: Handler> {
     callbacks: RefCell<VecDeque<Callback<H::Message, H::Report>>>,
     deadlines: RefCell<BinaryHeap<Reverse<(Instant, ConnId)>>>,
     turn_open: Cell<bool>,
+    /// The handler wants another turn after this one.
+    another_turn: Cell<bool>,
     exiting: Cell<bool>,
     over: Cell<bool>,
     failure: RefCell<Option<String>>,
@@ -107,6 +109,7 @@ impl<H: Handler + 'static> Shard<H> {
             callbacks: RefCell::default(),
             deadlines: RefCell::default(),
             turn_open: Cell::new(false),
+            another_turn: Cell::new(false),
             exiting: Cell::new(false),
             over: Cell::new(false),
             failure: RefCell::default(),
@@ -157,6 +160,16 @@ impl<H: Handler + 'static> Shard<H> {
             self.handler.borrow_mut().turn_ended(now);
             self.drain();
         }
+    }
+
+    /// Whether another turn is wanted; to be asked once.
+    pub(crate) fn wants_turn(&self) -> bool {
+        self.another_turn.replace(false)
+    }
+
+    /// Begins a turn in which nothing has happened yet.
+    pub(crate) fn begin_turn(&self) {
+        self.turn_open.set(true);
     }
 
     /// A client has connected.
@@ -359,6 +372,7 @@ impl<H: Handler + 'static> Shard<H> {
                     self.callbacks.borrow_mut().push_back(Callback::ReportRefused(report));
                 }
             }
+            Command::NextTurn => self.another_turn.set(true),
             Command::StopListening => self.stop_listening(),
             Command::Exit => {
                 self.exiting.set(true);

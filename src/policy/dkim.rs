@@ -101,6 +101,13 @@ impl Algorithm {
 #[error("{0}")]
 pub struct KeyError(String);
 
+impl KeyError {
+    /// Of signatures that are not as long as they should be.
+    pub(crate) fn length() -> KeyError {
+        KeyError("the signatures are not as long as was expected".into())
+    }
+}
+
 /// A key that signs: of one domain, under one selector.
 pub struct SigningKey {
     template: Signature,

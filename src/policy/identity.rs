@@ -5,6 +5,7 @@
 
 use crate::address::Address;
 use crate::clock::UnixTime;
+use crate::policy::domain::{AUTHOR_UNCLEAR, Authors, Domain, Unverified, authors, not_verified};
 use crate::reply::Reply;
 use foldhash::HashMap;
 use ipnet::IpNet;
@@ -22,6 +23,9 @@ pub struct Tenant {
     pub enabled: bool,
     /// When it was added, milliseconds since 1970.
     pub created_ms: u64,
+    /// What becomes of its mail from domains that are not verified.
+    #[serde(default)]
+    pub unverified: Unverified,
 }
 
 /// One secret of a credential, hashed.
@@ -162,6 +166,8 @@ impl fmt::Display for Refusal {
 pub struct Directory {
     tenants: HashMap<Box<str>, Arc<Tenant>>,
     credentials: HashMap<Box<str>, Arc<Credential>>,
+    /// By tenant, then by name.
+    domains: HashMap<Box<str>, HashMap<Box<str>, Arc<Domain>>>,
 }
 
 impl Directory {
@@ -170,7 +176,76 @@ impl Directory {
         Directory {
             tenants: tenants.into_iter().map(|tenant| (tenant.name.clone(), Arc::new(tenant))).collect(),
             credentials: credentials.into_iter().map(|one| (one.login.clone(), Arc::new(one))).collect(),
+            domains: HashMap::default(),
         }
+    }
+
+    /// With these domains. Those that `before` has unchanged are taken from there, since their keys are made ready.
+    pub fn with_domains(mut self, domains: Vec<Domain>, before: &Directory) -> Directory {
+        for domain in domains {
+            let known = before.domain(&domain.tenant, &domain.name).filter(|known| ***known == domain);
+            let domain = known.cloned().unwrap_or_else(|| Arc::new(domain));
+            self.domains.entry(domain.tenant.clone()).or_default().insert(domain.name.clone(), domain);
+        }
+        self
+    }
+
+    /// A domain of this tenant.
+    pub fn domain(&self, tenant: &str, name: &str) -> Option<&Arc<Domain>> {
+        self.domains.get(tenant)?.get(name)
+    }
+
+    /// All domains, in no order.
+    pub fn domains(&self) -> impl Iterator<Item = &Arc<Domain>> {
+        self.domains.values().flat_map(HashMap::values)
+    }
+
+    /// The tenant's domain that speaks for this name (lower case, A-labels): itself, or the nearest above it.
+    pub fn speaker(&self, tenant: &str, name: &str) -> Option<&Arc<Domain>> {
+        let own = self.domains.get(tenant)?;
+        let mut name = name;
+        loop {
+            match (own.get(name), name.split_once('.')) {
+                (Some(domain), _) => return Some(domain),
+                (None, Some((_, above))) => name = above,
+                (None, None) => return None,
+            }
+        }
+    }
+
+    /// Whether a tenant may use this reverse path. Whoever is no tenant here may use every one.
+    pub fn may_return_to(&self, tenant: &str, sender: &Address) -> Result<(), Reply> {
+        if self.tenant(tenant).is_none_or(|tenant| tenant.unverified == Unverified::Pass) {
+            return Ok(());
+        }
+        let name = sender.routing_domain().unwrap_or_else(|_| sender.domain().into());
+        match self.speaker(tenant, &name) {
+            Some(domain) if domain.is_verified() => Ok(()),
+            known => Err(not_verified("sender", &name, known)),
+        }
+    }
+
+    /// The domain that signs a message of this tenant with these headers: that of its author, once it is verified. Or its
+    /// refusal; None where it may go unsigned.
+    pub fn signer(&self, tenant: &str, section: &[u8]) -> Result<Option<Arc<Domain>>, Reply> {
+        let strict = self.tenant(tenant).is_some_and(|tenant| tenant.unverified == Unverified::Refuse);
+        if !strict && !self.domains.contains_key(tenant) {
+            return Ok(None);
+        }
+        let domains = match authors(section) {
+            Authors::Domains(domains) => domains,
+            Authors::Absent | Authors::Unclear if strict => return Err(AUTHOR_UNCLEAR),
+            Authors::Absent | Authors::Unclear => return Ok(None),
+        };
+        let mut signer = None;
+        for name in &domains {
+            match self.speaker(tenant, name) {
+                Some(domain) if domain.is_verified() => signer = signer.or(Some(domain)),
+                known if strict => return Err(not_verified("From header", name, known)),
+                _ => {}
+            }
+        }
+        Ok(signer.cloned())
     }
 
     /// The tenant of this name.
@@ -245,7 +320,7 @@ mod tests {
     }
 
     fn tenant(name: &str) -> Tenant {
-        Tenant { name: name.into(), enabled: true, created_ms: 1 }
+        Tenant { name: name.into(), enabled: true, created_ms: 1, unverified: Unverified::Pass }
     }
 
     fn address(text: &str) -> Address {
@@ -285,6 +360,55 @@ mod tests {
             let reply = narrow.may_send_as(&address(sender)).unwrap_err().to_string();
             assert!(reply.starts_with("550 5.7.1 ") && reply.contains(sender), "{reply}");
         }
+    }
+
+    #[test]
+    fn a_strict_tenant_sends_as_its_verified_domains_alone() {
+        let domain = |tenant: &str, name: &str, verified_ms| Domain {
+            name: name.into(),
+            tenant: tenant.into(),
+            created_ms: 1,
+            verified_ms,
+            keys: Vec::new(),
+            revision: 1,
+        };
+        let strict = Tenant { unverified: Unverified::Refuse, ..tenant("strict") };
+        let domains = vec![
+            domain("strict", "own.example", Some(1)),
+            domain("strict", "new.own.example", None),
+            domain("a", "a.example", Some(1)),
+        ];
+        let directory = Directory::new(vec![strict, tenant("a")], vec![]).with_domains(domains, &Directory::default());
+        let path = |tenant: &str, sender: &str| directory.may_return_to(tenant, &address(sender));
+        let signer = |tenant: &str, from: &str| {
+            let signer = directory.signer(tenant, format!("From: {from}\r\n\r\n").as_bytes());
+            signer.map(|domain| domain.map_or(String::new(), |domain| domain.name.to_string()))
+        };
+        for sender in ["x@own.example", "x@Deep.in.Own.example"] {
+            assert_eq!(path("strict", sender), Ok(()));
+            assert_eq!(signer("strict", sender), Ok("own.example".into()));
+        }
+        for (sender, wrong) in [
+            ("x@a.example", "not one of yours"),
+            ("x@example", "not one of yours"),
+            ("x@notown.example", "not one of yours"),
+            ("x@[192.0.2.1]", "not one of yours"),
+            ("x@new.own.example", "not verified yet"),
+            ("x@sub.new.own.example", "not verified yet"),
+        ] {
+            for refused in [path("strict", sender).unwrap_err(), signer("strict", sender).unwrap_err()] {
+                let text = refused.to_string();
+                assert!(text.starts_with("550 5.7.1 ") && text.contains(wrong), "{text}");
+            }
+        }
+        assert!(signer("strict", "x@own.example, y@a.example").is_err(), "every author counts");
+        assert_eq!(signer("strict", "nobody"), Err(AUTHOR_UNCLEAR));
+        // Another tenant, or none, sends as it likes, and is signed where it can be.
+        assert_eq!(path("a", "x@own.example"), Ok(()));
+        assert_eq!(signer("a", "x@own.example"), Ok(String::new()));
+        assert_eq!(signer("a", "x@own.example, y@a.example"), Ok("a.example".into()));
+        assert_eq!(signer("a", "nobody"), Ok(String::new()));
+        assert_eq!((path("gone", "x@own.example"), signer("gone", "x@own.example")), (Ok(()), Ok(String::new())));
     }
 
     #[test]

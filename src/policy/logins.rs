@@ -105,7 +105,10 @@ mod tests {
             secrets: Vec::new(),
             revision,
         };
-        Directory::new(vec![Tenant { name: "a".into(), enabled: true, created_ms: 0 }], vec![credential])
+        Directory::new(
+            vec![Tenant { name: "a".into(), enabled: true, created_ms: 0, unverified: Default::default() }],
+            vec![credential],
+        )
     }
 
     #[test]
@@ -132,7 +135,7 @@ mod tests {
         // The old secret of a rotation ends at its time, remembered or not.
         let mut rotated = Credential::clone(directory(1, true).credential("app").unwrap());
         rotated.secrets = vec![SecretHash { phc: "".into(), until_ms: Some(5_000) }];
-        let tenant = Tenant { name: "a".into(), enabled: true, created_ms: 0 };
+        let tenant = Tenant { name: "a".into(), enabled: true, created_ms: 0, unverified: Default::default() };
         let rotated = Directory::new(vec![tenant], vec![rotated]);
         assert!(knows(&logins, "secret", &rotated, 4) && !knows(&logins, "secret", &rotated, 5));
         logins.remember(&login("secret"), 1, at(6));

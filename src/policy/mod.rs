@@ -2,6 +2,7 @@
 //! stored or read from a clock here.
 
 pub mod dkim;
+pub mod domain;
 pub mod headers;
 pub mod identity;
 pub mod lockout;

@@ -26,6 +26,7 @@ use crate::shard::retained::Retained;
 use crate::shard::room::Room;
 use crate::shard::router::Router;
 use crate::shard::settings::{Settings, Target};
+use crate::shard::signing::Signing;
 use crate::shard::site::Sites;
 use crate::shard::storing::{AwaitingRoom, Pending, Storing};
 use crate::shard::tenants::Tenants;
@@ -91,6 +92,8 @@ pub struct Core {
     pub(super) logins: Logins,
     pub(super) ids: MessageIds,
     pub(super) storing: Storing,
+    /// Messages that wait for their signatures.
+    pub(super) signing: Signing,
     /// Messages for which a segment is being prepared.
     pub(super) awaiting_room: AwaitingRoom,
     /// Sessions whose content goes to a file of its own.
@@ -182,6 +185,7 @@ impl Core {
             logins: Logins::new(&login_key),
             ids: MessageIds::above(shard, spool_written),
             storing: Storing::default(),
+            signing: Signing::default(),
             awaiting_room: AwaitingRoom::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
@@ -377,6 +381,7 @@ impl Core {
         self.route_unrouted(now);
         self.pump_sites(now);
         self.append_waiting(now);
+        self.sign_waiting(now);
         self.retry_reports_with_room(now);
         self.log.flush(now.instant.as_millis());
         self.log_events(now);

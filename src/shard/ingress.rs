@@ -10,11 +10,13 @@ use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
 use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
+use crate::policy::domain::Domain;
 use crate::policy::identity::Credential;
 use crate::policy::trace;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
+use crate::shard::signing::SpillSigning;
 use crate::shard::storing::{Origin, refusal};
 use crate::smtp::sasl::Login;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
@@ -88,6 +90,8 @@ pub struct Spill {
     pub crc: u32,
     /// The disk refused: the message cannot be taken.
     pub failed: bool,
+    /// For its signatures, when it is signed.
+    pub signing: Option<Box<SpillSigning>>,
 }
 
 impl Core {
@@ -273,14 +277,52 @@ impl Receiving<'_> {
         reply
     }
 
+    /// Begins the message's own file: what its headers say is checked, and room is left for signatures.
+    fn begin_spill(&mut self, now: Now) -> Result<(), Reply> {
+        let signer = self.check_headers(now)?;
+        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
+        let before = incoming.content.len();
+        let signing = match signer {
+            Some(domain) => SpillSigning::begin(domain, incoming, now.unix)?,
+            None => None,
+        };
+        let added = incoming.content.len() - before;
+        incoming.counted += added;
+        self.core.content_octets += added;
+        incoming.spill = Some(Spill { signing: signing.map(Box::new), ..Spill::default() });
+        Ok(())
+    }
+
+    /// Writes the signatures of a message whose content was given out but for its last piece, which is hashed here.
+    fn sign_spilled(&mut self, now: Now) -> Result<(), Reply> {
+        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
+        let Some(spill) = incoming.spill.as_mut() else { return Ok(()) };
+        let Some(mut signing) = spill.signing.take() else { return Ok(()) };
+        signing.update(&incoming.content, spill.written);
+        let front = match signing.finish(&incoming.envelope, now.unix) {
+            Ok(front) => front,
+            Err(error) => return Err(self.core.not_signed(&error)),
+        };
+        let behind = spill.written as usize - front.len();
+        spill.crc = crc32c::crc32c_combine(crc32c::crc32c(&front), spill.crc, behind);
+        spill.in_flight += 1;
+        self.core.log.spill(incoming.id.0, 0, vec![front], false);
+        self.core.metrics.signed += 1;
+        Ok(())
+    }
+
     /// Moves what is in memory to the message's own file; with `last`, all of it.
     fn spill(&mut self, last: bool) {
         let Some(incoming) = self.state.incoming.as_mut() else { return };
-        let spill = incoming.spill.get_or_insert_default();
+        let Some(spill) = incoming.spill.as_mut() else { return };
         let whole = if last { incoming.content.len() } else { incoming.content.len() / SPILL_CHUNK * SPILL_CHUNK };
         let rest = incoming.content.split_off(whole);
         let chunk = Bytes::from(std::mem::replace(&mut incoming.content, rest));
-        spill.crc = crc32c::crc32c_append(spill.crc, &chunk);
+        let counted = match &mut spill.signing {
+            Some(signing) => signing.update(&chunk, spill.written),
+            None => &chunk[..],
+        };
+        spill.crc = crc32c::crc32c_append(spill.crc, counted);
         spill.in_flight += 1;
         let offset = spill.written;
         spill.written += chunk.len() as u64;
@@ -290,10 +332,11 @@ impl Receiving<'_> {
         self.core.log.spill(incoming.id.0, offset, vec![chunk], last);
     }
 
-    /// The header section's checks, made once: when it is complete or content first leaves memory.
-    fn check_headers(&mut self, now: Now) -> Result<(), Reply> {
+    /// The header section's checks, made once: when it is complete or content first leaves memory. Gives the domain that
+    /// signs.
+    fn check_headers(&mut self, now: Now) -> Result<Option<Arc<Domain>>, Reply> {
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
-        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
+        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(None) };
         let (trace, received) = incoming.content.split_at(incoming.trace_len);
         let headers = trace::Headers::scan(received);
         if headers.received_count > self.core.settings.max_received_headers {
@@ -311,6 +354,12 @@ impl Receiving<'_> {
         {
             incoming.envelope.tenant = tenant;
         }
+        let directory = self.core.directory.load();
+        let Envelope { tenant, reverse_path, .. } = &incoming.envelope;
+        if let Some(sender) = reverse_path {
+            directory.may_return_to(tenant, sender)?;
+        }
+        let signer = directory.signer(tenant, received)?;
         if listener.submission {
             let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
             if !added.is_empty() {
@@ -324,7 +373,7 @@ impl Receiving<'_> {
                 self.core.content_octets += added.len();
             }
         }
-        Ok(())
+        Ok(signer)
     }
 }
 
@@ -371,6 +420,14 @@ impl Transactions for Receiving<'_> {
         }
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
         let tenant = self.state.credential.as_ref().map_or(&listener.tenant, |credential| &credential.tenant);
+        // Where a header may name another tenant it is judged when that has come.
+        let is_known = self.state.credential.is_some() || listener.tenant_header.is_none();
+        if let Some(sender) = mail.reverse_path.as_ref().filter(|_| is_known)
+            && let Err(reply) = self.core.directory.load().may_return_to(tenant, sender)
+        {
+            self.core.reject(self.state.client, sender.as_str(), None, &reply);
+            return Err(reply);
+        }
         let envelope = Envelope {
             reverse_path: mail.reverse_path,
             body: mail.body,
@@ -457,7 +514,7 @@ impl Transactions for Receiving<'_> {
             || (crowded && incoming.content.len() >= SPILL_CHUNK)
         {
             if incoming.spill.is_none() {
-                self.check_headers(self.core.now)?;
+                self.begin_spill(self.core.now).map_err(|reply| self.refuse(None, reply))?;
             }
             self.spill(false);
         }
@@ -471,15 +528,18 @@ impl Transactions for Receiving<'_> {
         }
         if incoming.spill.is_some() {
             incoming.complete = true;
+            self.sign_spilled(now).map_err(|reply| self.refuse(None, reply))?;
             self.spill(true);
             return Ok(());
         }
-        if let Err(reply) = self.check_headers(now) {
-            return Err(self.refuse(None, reply));
-        }
+        let signer = self.check_headers(now).map_err(|reply| self.refuse(None, reply))?;
         let Some(incoming) = self.state.incoming.take() else { return Ok(()) };
-        self.core.content_octets -= incoming.counted;
         let origin = self.state.origin();
+        if let Some(domain) = signer {
+            self.core.await_signature(origin, *incoming, domain);
+            return Ok(());
+        }
+        self.core.content_octets -= incoming.counted;
         self.core.store_inline(origin, *incoming, now).map_err(|reply| self.refuse(None, reply))
     }
 

@@ -132,6 +132,7 @@ impl Core {
         let quiet = self.connections.inbound() == 0
             && self.connections.outbound() == 0
             && self.storing.is_empty()
+            && self.signing.is_empty()
             && self.awaiting_room.is_empty()
             && self.unsent_answers.is_empty()
             && self.leases.none_out();

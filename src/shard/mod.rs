@@ -17,6 +17,7 @@ mod room;
 pub mod router;
 pub mod settings;
 mod sharing;
+pub mod signing;
 pub mod site;
 pub mod storing;
 pub mod tenants;

@@ -84,14 +84,20 @@ impl Core {
     /// Appends a message whose content is in memory.
     pub(super) fn store_inline(&mut self, origin: Origin, incoming: Incoming, now: Now) -> Result<(), Reply> {
         let content = NewContent::Inline(vec![Bytes::from(incoming.content)]);
-        let message = Unstored {
-            origin: Some(origin),
-            id: incoming.id,
-            envelope: incoming.envelope,
-            content,
-            counted: incoming.counted,
-        };
-        self.append_or_wait(message, now).map_err(refusal)
+        self.store(origin, incoming.id, incoming.envelope, content, incoming.counted, now).map_err(refusal)
+    }
+
+    /// Appends a client's message; `counted` are the octets of it in memory, should it have to wait.
+    pub(super) fn store(
+        &mut self,
+        origin: Origin,
+        id: MessageId,
+        envelope: Envelope,
+        content: NewContent,
+        counted: usize,
+        now: Now,
+    ) -> Result<(), LogFull> {
+        self.append_or_wait(Unstored { origin: Some(origin), id, envelope, content, counted }, now)
     }
 
     /// Appends a client's message; where a segment is only not prepared yet, it waits for that with its session.

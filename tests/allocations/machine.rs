@@ -248,7 +248,7 @@ impl Machine {
                     self.callbacks.push(Callback::Connected(conn));
                 }
                 Command::Disk(op) => self.disk.submit(0, op),
-                Command::PauseRead(_) | Command::ResumeRead(_) | Command::Report(_) => {}
+                Command::PauseRead(_) | Command::ResumeRead(_) | Command::Report(_) | Command::NextTurn => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -12,6 +12,7 @@ const A: u16 = 1;
 const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const MX: u16 = 15;
+const TXT: u16 = 16;
 
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
@@ -87,6 +88,13 @@ impl NameServer {
 
     pub fn a(self, name: &str, address: [u8; 4]) -> NameServer {
         self.add(name, Record { kind: A, ttl: 1, data: address.to_vec() })
+    }
+
+    /// Adds a text, as one that publishes it later does.
+    pub fn publish(&self, name: &str, text: &str) {
+        let strings = text.as_bytes().chunks(255).flat_map(|part| [&[part.len() as u8], part].concat());
+        let record = Record { kind: TXT, ttl: 1, data: strings.collect() };
+        self.zone.lock().expect("the zone").entries.entry(name.into()).or_default().records.push(record);
     }
 
     pub fn cname(self, name: &str, to: &str) -> NameServer {

@@ -60,6 +60,18 @@ impl Finished {
         assert!(self.status.success(), "{}\n{}\n{}", self.status, self.stdout, self.stderr);
         self
     }
+
+    /// It must have failed, and said this.
+    #[track_caller]
+    pub fn fails(self, why: &str) {
+        assert!(
+            !self.status.success() && self.stderr.contains(why),
+            "{}\n{}\n{}",
+            self.status,
+            self.stdout,
+            self.stderr
+        );
+    }
 }
 
 /// The kernel ends the process when the thread that starts it ends.

@@ -248,6 +248,14 @@ impl World {
             Command::Disk(op) => self.disk_wanted(shard, op),
             Command::Post { shard: to, message } => self.post(shard, to, message),
             Command::Report(report) => self.reported(shard, report),
+            Command::NextTurn => {
+                let (epoch, delay) = (self.epoch, self.plan.turn_delay);
+                let opens = self.shard(epoch, shard).map(|found| !std::mem::replace(&mut found.turn_open, true));
+                if opens == Some(true) {
+                    let wait = self.random.skewed(US, delay);
+                    self.after(wait, Event::TurnEnd { epoch, shard });
+                }
+            }
             Command::StopListening => {
                 self.trace.line(self.now, format_args!("s{shard} stops listening"));
                 if let Some(found) = self.shard(self.epoch, shard) {

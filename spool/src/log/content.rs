@@ -24,7 +24,9 @@ pub(super) struct ReadCall {
 pub(super) struct Spill {
     /// Not answered, those that wait for the file included.
     writes: usize,
-    /// The file exists: the piece at offset 0 is written.
+    /// The piece that makes the file was given out.
+    begun: bool,
+    /// The file exists: that piece is written.
     created: bool,
     /// Pieces that wait for that.
     waiting: Vec<DiskOp>,
@@ -89,16 +91,17 @@ impl Log {
     }
 
     /// Writes a piece of content to the message's own file. `offset` is a multiple of 4096, pieces but the last are
-    /// too. The first has offset 0 and creates the file, so the others are held back until it is written. With `last`
-    /// the file is synced when all pieces are written.
+    /// too. The first has offset 0 and creates the file, so the others are held back until it is written. A later piece at
+    /// offset 0 is written over the beginning. With `last` the file is synced when all pieces are written.
     pub fn spill(&mut self, id: u64, offset: u64, chunks: Vec<Bytes>, last: bool) -> OpId {
         let len = chunks.iter().map(Bytes::len).sum::<usize>().next_multiple_of(BLOCK as usize);
         let spill = self.spills.entry(id).or_default();
         spill.writes += 1;
         spill.last |= last;
-        let held_back = offset > 0 && !spill.created;
+        let create = !std::mem::replace(&mut spill.begun, true);
+        let held_back = !create && !spill.created;
         let op = self.call(Call::SpillWrite(id));
-        let write = DiskOp::ContentWrite { op, content: id, offset, chunks, len };
+        let write = DiskOp::ContentWrite { op, content: id, create, offset, chunks, len };
         match self.spills.get_mut(&id).filter(|_| held_back) {
             Some(spill) => spill.waiting.push(write),
             None => self.ops.push_back(write),

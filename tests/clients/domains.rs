@@ -1,0 +1,253 @@
+//! Tenants' domains: what is not verified does not get out, what is gets signed, and another implementation (dkimpy) finds
+//! every signature good.
+
+use super::dns::NameServer;
+use super::programs::{program, run, skip};
+use super::relay::{Relay, Setup};
+use super::sink::Sink;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+
+/// Sends one message; the first refusal, or the reply to its content.
+fn submit(relay: &Relay, from: &str, to: &str, content: &[u8]) -> String {
+    let mut socket = BufReader::new(TcpStream::connect(relay.address).expect("a connection"));
+    let reply = |socket: &mut BufReader<TcpStream>| loop {
+        let mut line = String::new();
+        socket.read_line(&mut line).expect("a reply");
+        if line.as_bytes().get(3) != Some(&b'-') {
+            return line;
+        }
+    };
+    reply(&mut socket);
+    for command in ["EHLO app.test".into(), format!("MAIL FROM:<{from}>"), format!("RCPT TO:<{to}>"), "DATA".into()] {
+        socket.get_mut().write_all(format!("{command}\r\n").as_bytes()).expect("a command is sent");
+        let got = reply(&mut socket);
+        if !got.starts_with(['2', '3']) {
+            return got;
+        }
+    }
+    let mut stuffed = Vec::with_capacity(content.len() + 16);
+    for line in content.split_inclusive(|octet| *octet == b'\n') {
+        if line.starts_with(b".") {
+            stuffed.push(b'.');
+        }
+        stuffed.extend_from_slice(line);
+    }
+    stuffed.extend_from_slice(b".\r\n");
+    socket.get_mut().write_all(&stuffed).expect("the content is sent");
+    reply(&mut socket)
+}
+
+fn start(names: &NameServer, sink: &Sink) -> Relay {
+    Setup::new().next_hop(sink.address).sections(&format!("[dns]\nservers = \"{}\"", names.address)).start()
+}
+
+/// Publishes the records of the keys in this state.
+fn publish(relay: &Relay, names: &NameServer, state: &str) {
+    let shown = relay.json(&["domain", "show", "origin.test"]);
+    for key in shown["keys"].as_array().expect("keys").iter().filter(|key| key["state"] == state) {
+        names.publish(key["record_name"].as_str().expect("a name"), key["record"].as_str().expect("a record"));
+    }
+}
+
+/// The selectors of keys in this state.
+fn selectors(relay: &Relay, state: &str) -> Vec<String> {
+    let shown = relay.json(&["domain", "show", "origin.test"]);
+    let keys = shown["keys"].as_array().expect("keys").iter().filter(|key| key["state"] == state);
+    let mut selectors: Vec<String> = keys.map(|key| key["selector"].as_str().expect("one").to_owned()).collect();
+    selectors.sort();
+    selectors
+}
+
+fn records(relay: &Relay) -> Value {
+    let shown = relay.json(&["domain", "show", "origin.test"]);
+    let keys = shown["keys"].as_array().expect("keys").iter().filter(|key| !key["record"].is_null());
+    keys.map(|key| (key["record_name"].as_str().expect("a name").to_owned(), key["record"].clone())).collect()
+}
+
+/// Contents that canonicalisation could get wrong.
+fn odd_contents() -> Vec<Vec<u8>> {
+    let header = "From: Ann <ann@origin.test>\r\nTo: bob@dest.test\r\nSubject: odd\r\n";
+    let bodies = [
+        "",
+        "\r\n",
+        "\r\n\r\n\r\n",
+        "Hello.\r\n",
+        "Hello.\r\n\r\n\r\n",
+        " \r\n",
+        " \r\n\t\r\n",
+        "Hello. \t \r\n \r\n\r\n \r\n",
+        "\r\nHello\r\n",
+        ".\r\n..\r\n.hidden\r\n",
+        "a\tb  c\r\n\td\r\n",
+        "From here\r\n",
+        "größer als ASCII\r\n",
+    ];
+    let mut contents: Vec<Vec<u8>> = bodies.iter().map(|body| format!("{header}\r\n{body}").into_bytes()).collect();
+    let headers = [
+        "From: ann@origin.test\r\nSubject: folded\r\n over\r\n\t  lines  \r\n".to_owned(),
+        "From: ann@sub.origin.test\r\nTo: a@dest.test\r\nTo: b@dest.test\r\nCc: c@dest.test\r\n".to_owned(),
+        "X-First: 1\r\nfrom : ann@origin.test\r\nSUBJECT:no space\r\nSubject:   many   \r\n".to_owned(),
+        "From: \"Ann, the \\\"first\\\"\" (of many) <ann@origin.test>, x@origin.test\r\nSubject: =?utf-8?q?=C3=BC?=\r\n"
+            .to_owned(),
+        format!("From: ann@origin.test\r\nReferences: {}\r\n", "<some-id@origin.test>\r\n ".repeat(200) + "<last@x>"),
+        "From: ann@origin.test\r\nContent-Type: text/plain; charset=utf-8\r\nMIME-Version: 1.0\r\nSubject: ü ö\r\n"
+            .to_owned(),
+        "From: ann@origin.test\r\nDKIM-Signature: v=1; a=rsa-sha256; d=other.test; s=x; h=from; bh=; b=\r\n".to_owned(),
+        "From: ann@origin.test\r\nSubject:\r\nList-Unsubscribe: <https://x.test/u>\r\nList-ID: <a.origin.test>\r\n"
+            .to_owned(),
+    ];
+    contents.extend(headers.iter().map(|header| format!("{header}\r\nBody.\r\n").into_bytes()));
+    // No empty line at all, and contents in a file of their own, one of them in whole pieces.
+    contents.push(b"From: ann@origin.test\r\nSubject: header only\r\n".to_vec());
+    for octets in [300_000, 600_000, 1 << 20] {
+        let line = "0123456789 abcdefghijklmnopqrstuvwxyz 0123456789 abcdefghijklmnopqrstuvwxyz 012\r\n";
+        let mut content = format!("{header}\r\n").into_bytes();
+        content.extend(line.bytes().cycle().take(octets / line.len() * line.len()));
+        contents.push(content);
+    }
+    contents
+}
+
+/// Verifies what arrived for these recipients: the selectors of good and bad signatures.
+fn verified(relay: &Relay, sink: &Sink, recipients: &[String], records: &Value) -> Option<Vec<(Vec<String>, Value)>> {
+    // Debian's own, which has Debian's packages; another one may come first in the path.
+    const PYTHON: &str = "/usr/bin/python3";
+    let mut probe = Command::new(PYTHON);
+    probe.args(["-c", "import dkim, nacl"]);
+    if !Path::new(PYTHON).exists() || !run(probe, b"").status.success() {
+        skip("dkimpy is not installed; apt-get install python3-dkim python3-nacl");
+        return None;
+    }
+    let files: Vec<_> = recipients
+        .iter()
+        .map(|recipient| relay.directory().file(recipient, sink.wait_for(recipient).content))
+        .collect();
+    let mut python = Command::new(PYTHON);
+    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/verify.py"));
+    let given = json!({ "records": records, "messages": files });
+    let finished = run(python, given.to_string().as_bytes()).succeeded();
+    let results: Vec<Value> = serde_json::from_str(&finished.stdout).expect("its answer");
+    let one = |result: Value| {
+        let good = result["good"].as_array().expect("a list").iter();
+        let mut good: Vec<String> = good.map(|selector| selector.as_str().expect("one").to_owned()).collect();
+        good.sort();
+        (good, result["bad"].clone())
+    };
+    Some(results.into_iter().map(one).collect())
+}
+
+#[test]
+fn a_domain_is_verified_then_signed_and_rotated() {
+    let (names, sink) = (NameServer::new(), Sink::new());
+    let relay = start(&names, &sink);
+    relay.command(&["tenant", "add", "default"]).succeeded();
+    let refused = |from: &str, header: &str, wrong: &str| {
+        let reply = submit(&relay, from, "bob@dest.test", format!("{header}\r\nHello.\r\n").as_bytes());
+        assert!(reply.starts_with("550 5.7.1 ") && reply.contains(wrong), "{from}, {header}: {reply}");
+    };
+    refused("ann@origin.test", "From: ann@origin.test\r\n", "not one of yours");
+    let added = relay.command(&["domain", "add", "origin.test"]).succeeded();
+    for part in ["._domainkey.origin.test. TXT \"v=DKIM1; k=rsa; p=", "k=ed25519", "v=spf1", "v=DMARC1"] {
+        assert!(added.stdout.contains(part), "{part}: {}", added.stdout);
+    }
+    refused("ann@origin.test", "From: ann@origin.test\r\n", "not verified yet");
+    let unseen = relay.command(&["domain", "verify", "origin.test"]);
+    assert_eq!(unseen.status.code(), Some(1));
+    assert!(unseen.stdout.contains("has no TXT record yet"), "{}", unseen.stdout);
+    publish(&relay, &names, "pending");
+    names.publish("_dmarc.origin.test", "v=DMARC1; p=none");
+    let seen = relay.command(&["domain", "verify", "origin.test"]).succeeded();
+    for part in ["verified since", "published", "SPF: none found", "DMARC: v=DMARC1; p=none"] {
+        assert!(seen.stdout.contains(part), "{part}: {}", seen.stdout);
+    }
+    // The envelope, and each author, must be of a verified domain.
+    refused("ann@other.test", "From: ann@origin.test\r\n", "of the sender");
+    refused("ann@origin.test", "From: ann@other.test\r\n", "of the From header");
+    refused("ann@origin.test", "From: ann@origin.test, x@other.test\r\n", "other.test of the From header");
+    refused("ann@origin.test", "From: ann@origin.test\r\nFrom: x@other.test\r\n", "one From header");
+    refused("ann@origin.test", "Subject: x\r\n", "one From header");
+
+    let first = selectors(&relay, "active");
+    let mut recipients = Vec::new();
+    for (number, content) in odd_contents().iter().enumerate() {
+        let recipient = format!("odd-{number}@dest.test");
+        let reply = submit(&relay, "bounces@mail.origin.test", &recipient, content);
+        assert!(reply.starts_with("250 "), "{number}: {reply}");
+        let arrived = sink.wait_for(&recipient).content;
+        assert!(arrived.ends_with(content), "{number}: the content has changed");
+        recipients.push(recipient);
+    }
+    let Some(results) = verified(&relay, &sink, &recipients, &records(&relay)) else { return };
+    for ((good, bad), recipient) in results.iter().zip(&recipients) {
+        assert_eq!(good, &first, "{recipient}");
+        // One of them brought a signature of its own, which nobody can verify.
+        assert!(bad.as_array().expect("a list").iter().all(|selector| selector == "x"), "{recipient}: {bad}");
+    }
+
+    // A new key signs once it is seen, and until then the old one does.
+    let before = records(&relay);
+    relay.command(&["domain", "rotate", "origin.test"]).succeeded();
+    let content = b"From: ann@origin.test\r\n\r\nHello.\r\n";
+    assert!(submit(&relay, "ann@origin.test", "rotating@dest.test", content).starts_with("250 "));
+    publish(&relay, &names, "pending");
+    relay.command(&["domain", "verify", "origin.test"]).succeeded();
+    assert!(submit(&relay, "ann@origin.test", "rotated@dest.test", content).starts_with("250 "));
+    assert_eq!(selectors(&relay, "retired"), first);
+    let second = selectors(&relay, "active");
+    let old = verified(&relay, &sink, &["rotating@dest.test".into()], &before).expect("dkimpy");
+    assert_eq!(old, [(first, json!([]))]);
+    let new = verified(&relay, &sink, &["rotated@dest.test".into()], &records(&relay)).expect("dkimpy");
+    assert_eq!(new, [(second.clone(), json!([]))]);
+
+    // After another start the same keys sign.
+    let directory = relay.stop();
+    let relay = Setup::new().next_hop(sink.address).start_in(directory);
+    assert!(submit(&relay, "ann@origin.test", "again@dest.test", content).starts_with("250 "));
+    let again = verified(&relay, &sink, &["again@dest.test".into()], &records(&relay)).expect("dkimpy");
+    assert_eq!(again, [(second, json!([]))]);
+    relay.command(&["domain", "remove", "origin.test"]).succeeded();
+    let reply = submit(&relay, "ann@origin.test", "bob@dest.test", content);
+    assert!(reply.contains("not one of yours"), "{reply}");
+    relay.stop();
+}
+
+#[test]
+fn a_key_of_ones_own_and_one_for_some_recipients() {
+    let (names, sink) = (NameServer::new(), Sink::new());
+    let relay = start(&names, &sink);
+    let Some(mut openssl) = program("openssl") else { return };
+    let file = relay.directory().join("key.pem");
+    openssl.args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024", "-out"]).arg(&file);
+    run(openssl, b"").succeeded();
+    relay.command(&["domain", "add", "origin.test", "--keys", "ed25519"]).fails("there is no tenant `default`");
+    relay.command(&["tenant", "add", "default", "--unverified", "pass"]).succeeded();
+    relay.command(&["domain", "add", "origin.test", "--keys", "ed25519"]).succeeded();
+    let path = file.to_str().expect("a path");
+    let usual = ["domain", "add-key", "origin.test", "--selector", "mine", "--file", path];
+    relay.command(&[&usual[..], &["--kind", "ed25519"]].concat()).fails("no ed25519 key");
+    relay.command(&usual).succeeded();
+    let special =
+        ["domain", "add-key", "origin.test", "--selector", "big", "--kind", "ed25519", "--recipients", "big.test"];
+    relay.command(&special).succeeded();
+    relay.command(&special).fails("there is a selector `big` already");
+    let content = b"From: ann@origin.test\r\n\r\nHello.\r\n";
+    // Who may pass goes out, unsigned until its domain is verified.
+    assert!(submit(&relay, "ann@origin.test", "before@dest.test", content).starts_with("250 "));
+    assert!(!sink.wait_for("before@dest.test").text().contains("DKIM-Signature"));
+    publish(&relay, &names, "pending");
+    relay.command(&["domain", "verify", "origin.test"]).succeeded();
+    assert!(submit(&relay, "ann@origin.test", "after@dest.test", content).starts_with("250 "));
+    assert!(submit(&relay, "ann@origin.test", "after@big.test", content).starts_with("250 "));
+    let mut all = selectors(&relay, "active");
+    all.retain(|selector| selector != "big");
+    let recipients = ["after@dest.test".into(), "after@big.test".into()];
+    let Some(results) = verified(&relay, &sink, &recipients, &records(&relay)) else { return };
+    assert_eq!(results, [(all, json!([])), (vec!["big".into()], json!([]))]);
+    assert!(submit(&relay, "x@else.test", "else@dest.test", b"From: x@else.test\r\n\r\n").starts_with("250 "));
+    assert!(!sink.wait_for("else@dest.test").text().contains("DKIM-Signature"));
+    relay.stop();
+}
