@@ -90,7 +90,7 @@ fn odd_contents() -> Vec<Vec<u8>> {
     let headers = [
         "From: ann@origin.test\r\nSubject: folded\r\n over\r\n\t  lines  \r\n".to_owned(),
         "From: ann@sub.origin.test\r\nTo: a@dest.test\r\nTo: b@dest.test\r\nCc: c@dest.test\r\n".to_owned(),
-        "X-First: 1\r\nfrom : ann@origin.test\r\nSUBJECT:no space\r\nSubject:   many   \r\n".to_owned(),
+        "X-First: 1\r\nfrom:ann@origin.test\r\nSUBJECT:no space\r\nSubject:   many   \r\n".to_owned(),
         "From: \"Ann, the \\\"first\\\"\" (of many) <ann@origin.test>, x@origin.test\r\nSubject: =?utf-8?q?=C3=BC?=\r\n"
             .to_owned(),
         format!("From: ann@origin.test\r\nReferences: {}\r\n", "<some-id@origin.test>\r\n ".repeat(200) + "<last@x>"),
@@ -221,7 +221,7 @@ fn a_key_of_ones_own_and_one_for_some_recipients() {
     let relay = start(&names, &sink);
     let Some(mut openssl) = program("openssl") else { return };
     let file = relay.directory().join("key.pem");
-    openssl.args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024", "-out"]).arg(&file);
+    openssl.args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out"]).arg(&file);
     run(openssl, b"").succeeded();
     relay.command(&["domain", "add", "origin.test", "--keys", "ed25519"]).fails("there is no tenant `default`");
     relay.command(&["tenant", "add", "default", "--unverified", "pass"]).succeeded();
