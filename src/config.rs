@@ -20,8 +20,8 @@ pub use crate::control::log::{LogFormat, LogLevel};
 pub use error::ConfigError;
 pub use overrides::Overrides;
 pub use sections::{
-    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, RetrySection,
-    RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
+    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, ProcessSection,
+    RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
 };
 
 use serde::Deserialize;
@@ -62,6 +62,8 @@ pub struct Config {
     pub limits: LimitsSection,
     /// How operators reach the program.
     pub admin: AdminSection,
+    /// What the process may do.
+    pub process: ProcessSection,
     /// Log lines.
     pub log: LogSection,
     /// Name servers.

@@ -1,12 +1,14 @@
 //! Assembly: from a configuration to a running relay, and its orderly end.
 //!
-//! The order of the start: lock the spool, check the machine, bind every port, read certificates, list the spool,
+//! The order of the start: bind the ports, give up what is not needed (ground.rs), lock the spool, check the machine, listen,
+//! read certificates, list the spool,
 //! start the shards, then recovery beside them, then the control thread's loop on this thread. Everything that can be
 //! wrong with the machine or the configuration is found before the first shard runs, and told with what to do.
 //! The end: the control loop returns when all shards are drained, or out of time; the process then ends.
 
 mod directory;
 mod greeting;
+mod ground;
 mod recovery;
 
 use crate::clock::UnixTime;
@@ -17,7 +19,7 @@ use crate::control::log_output::LogOutput;
 use crate::control::sandbox::Sandbox;
 use crate::control::{self, ControlParts, Ended, Notice};
 use crate::event::Severity;
-use crate::io::bind::{BindError, bind};
+use crate::io::bind::{self, BindError};
 use crate::io::dns::{DnsConfig, Resolver, ResolverError};
 use crate::io::executor::{DiskSpec, ListeningSocket, Mailboxes, ShardSpec, run_shard};
 use crate::io::mailbox::{Inbox, InboxSender, Mailbox, Sender, inbox, mailbox};
@@ -32,6 +34,8 @@ use crate::shard::settings::Settings;
 use arc_swap::ArcSwap;
 use directory::DirectoryError;
 pub use directory::SpoolDirectory;
+use ground::Ground;
+pub use ground::GroundError;
 use ringpost_spool::{Snapshot, StdDisk};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -55,6 +59,9 @@ pub enum ServeError {
     /// The spool directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// User, capabilities or files.
+    #[error(transparent)]
+    Ground(#[from] GroundError),
     /// The machine.
     #[error(transparent)]
     Probe(#[from] ProbeError),
@@ -109,6 +116,7 @@ impl ServeError {
         match self {
             ServeError::Directory(DirectoryError::InUse { .. }) => 75,
             ServeError::Directory(_) => 73,
+            ServeError::Ground(_) => 77,
             ServeError::Probe(_) | ServeError::Bind(_) | ServeError::Service { .. } => 69,
             ServeError::Tls(_) | ServeError::Resolver(_) => 78,
             ServeError::Spool(_) | ServeError::Identities(_) => 74,
@@ -128,27 +136,33 @@ pub struct Terminal {
 }
 
 /// The listening sockets of all shards, by shard and then in the order of the settings' listeners.
-type Sockets = Vec<Vec<ListeningSocket>>;
+type Sockets = Vec<Vec<(SocketAddr, ListeningSocket)>>;
 
 /// Runs a relay on this thread until it is told to stop.
 pub fn serve(config: &Config, terminal: &Terminal) -> Result<(), ServeError> {
+    // Before any thread is started, the log's included: what a process gives up, its threads give up one by one.
+    let ground = Ground::prepare(config, terminal.credential_file.as_deref())?;
     let log = EventLog::new(config.log.format, config.log.level, LogOutput::new(io::stderr()));
-    let result = run(config, terminal, &log);
+    let result = run(config, terminal, &log, ground);
     log.finish();
     result
 }
 
-fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), ServeError> {
+fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> Result<(), ServeError> {
     let shards = config.effective_shards();
     let directory = SpoolDirectory::open(&config.spool.dir)?;
     if let Some(warning) = directory.warning() {
         log.notice(Severity::Warning, &warning);
     }
+    for (severity, text) in &ground.notes {
+        log.notice(*severity, text);
+    }
     let (machine, io_memory) = probe_machine(shards)?;
     for warning in &machine.warnings {
         log.notice(Severity::Warning, warning);
     }
-    let sockets = bind_listeners(config, shards)?;
+    let sockets = ground.sockets;
+    listen(&sockets)?;
     let tls = tls_setup(config, log)?;
     let identities = Identities::open(directory.path())?;
     if let Some(file) = &terminal.credential_file {
@@ -286,6 +300,14 @@ fn probe_machine(shards: u8) -> Result<(Machine, usize), ServeError> {
     Err(last.map_or_else(|| ServeError::Spool("no size of IO memory was tried".into()), ServeError::Probe))
 }
 
+/// Takes connections from here on; not before the spool is locked, or a second start would take those of the first.
+fn listen(sockets: &Sockets) -> Result<(), ServeError> {
+    for (address, ListeningSocket { socket, .. }) in sockets.iter().flatten() {
+        bind::listen(socket, *address).map_err(ServeError::Bind)?;
+    }
+    Ok(())
+}
+
 fn bind_listeners(config: &Config, shards: u8) -> Result<Sockets, ServeError> {
     let mut sockets: Sockets = (0..shards).map(|_| Vec::new()).collect();
     for listener in &config.listener {
@@ -293,9 +315,9 @@ fn bind_listeners(config: &Config, shards: u8) -> Result<Sockets, ServeError> {
         // A PROXY header comes before the handshake, so that the session reads it first.
         let (implicit_tls, refusal) = (implicit && !listener.proxy, if implicit { b"" } else { NO_DESCRIPTOR });
         for &address in &listener.address {
-            let bound: Vec<OwnedFd> = bind(address, usize::from(shards)).map_err(ServeError::Bind)?;
+            let bound: Vec<OwnedFd> = bind::reserve(address, usize::from(shards)).map_err(ServeError::Bind)?;
             for (shard, socket) in sockets.iter_mut().zip(bound) {
-                shard.push(ListeningSocket { socket, implicit_tls, refusal });
+                shard.push((address, ListeningSocket { socket, implicit_tls, refusal }));
             }
         }
     }
@@ -401,7 +423,7 @@ fn start_shards(
             shard,
             cpu: plan.core_of(shard),
             busy_poll: plan.busy_poll,
-            listeners,
+            listeners: listeners.into_iter().map(|(_, socket)| socket).collect(),
             disk: plan.disk.clone(),
             tls: plan.tls.clone(),
             mailboxes: Mailboxes { own, shards: senders.to_vec(), control: reports.clone() },

@@ -219,6 +219,9 @@ pub struct ServeArgs {
     /// The admin socket [default: control.sock in the spool directory]
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+    /// Started as root, become this user once the ports are bound [default: ringpost, where there is such a user]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
 }
 
 /// How a command finds the running relay.

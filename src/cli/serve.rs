@@ -30,6 +30,7 @@ pub fn run(args: ServeArgs, program: &str) -> Result<u8, Failure> {
         metrics: args.metrics,
         no_metrics: args.no_metrics,
         admin_socket: args.admin_socket,
+        user: args.user,
     };
     let config = overrides.apply(config).map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
     let terminal =

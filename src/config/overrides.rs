@@ -47,6 +47,8 @@ pub struct Overrides {
     pub no_metrics: bool,
     /// `--admin-socket`
     pub admin_socket: Option<PathBuf>,
+    /// `--user`
+    pub user: Option<String>,
 }
 
 impl Overrides {
@@ -56,7 +58,9 @@ impl Overrides {
     }
 
     /// The configuration with these parts replaced, checked again.
-    pub fn apply(self, mut config: Config) -> Result<Config, ConfigError> {
+    pub fn apply(mut self, mut config: Config) -> Result<Config, ConfigError> {
+        // It replaces no part of what the relay does, so that clients' limits stay as they are.
+        config.process.user = self.user.take().or(config.process.user);
         if self.is_empty() {
             return Ok(config);
         }

@@ -445,6 +445,26 @@ pub struct AdminSection {
     pub metrics: Option<SocketAddr>,
 }
 
+/// `[process]`: what the process may do.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessSection {
+    /// The user that root becomes once its ports are bound; `ringpost`, where there is one, when left out.
+    pub user: Option<String>,
+    /// Whether the process restricts itself to the files it needs.
+    pub landlock: bool,
+    /// Further files and directories that stay readable then.
+    pub readable: Vec<PathBuf>,
+    /// Whether memory may be dumped and debugged.
+    pub core_dumps: bool,
+}
+
+impl Default for ProcessSection {
+    fn default() -> ProcessSection {
+        ProcessSection { user: None, landlock: true, readable: Vec::new(), core_dumps: false }
+    }
+}
+
 /// `[log]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -186,6 +186,11 @@ fn every_key_can_be_set() {
         [admin]
         socket = "/run/ringpost.sock"
         metrics = "[::1]:9525"
+        [process]
+        user = "mail"
+        landlock = false
+        readable = ["/srv/keys"]
+        core_dumps = true
         [log]
         format = "json"
         level = "warning"
@@ -252,6 +257,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[retry]`", "[retry]"),
         ("### `[limits]`", "[limits]"),
         ("### `[admin]`", "[admin]"),
+        ("### `[process]`", "[process]"),
         ("### `[log]`", "[log]"),
         ("### `[dns]`", "[dns]"),
         ("### `[sandbox]`", "[sandbox]"),

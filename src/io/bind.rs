@@ -21,12 +21,25 @@ pub struct BindError {
     pub cure: &'static str,
 }
 
-/// Binds `count` listening sockets to one address. With port 0 all get the same port, chosen by the kernel. An IPv6 address
-/// does not take IPv4 connections: give both addresses to serve both.
+/// Binds `count` listening sockets to one address, as [`reserve`] and [`listen`] do.
 ///
 /// # Errors
 /// Names the address, the cause and the cure.
 pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<OwnedFd>, BindError> {
+    let sockets = reserve(address, count)?;
+    for socket in &sockets {
+        listen(socket, address)?;
+    }
+    Ok(sockets)
+}
+
+/// Binds `count` sockets to one address that do not listen yet: that needs the right to low ports, and takes nobody's
+/// connections. With port 0 all get the same port, chosen by the kernel. An IPv6 address does not take IPv4 connections: give
+/// both addresses to serve both.
+///
+/// # Errors
+/// Names the address, the cause and the cure.
+pub fn reserve(address: SocketAddr, count: usize) -> Result<Vec<OwnedFd>, BindError> {
     let mut sockets = Vec::with_capacity(count);
     let mut address = address;
     for _ in 0..count {
@@ -41,6 +54,15 @@ pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<OwnedFd>, BindError
     Ok(sockets)
 }
 
+/// Listens on a socket that [`reserve`] made for this address.
+///
+/// # Errors
+/// Names the address, the cause and the cure.
+pub fn listen(socket: &OwnedFd, address: SocketAddr) -> Result<(), BindError> {
+    let listening = socket2::SockRef::from(socket).listen(BACKLOG);
+    listening.map_err(|cause| BindError { address, cure: cure(&cause), cause })
+}
+
 fn bind_one(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -49,7 +71,6 @@ fn bind_one(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&SockAddr::from(address))?;
-    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 

@@ -5,6 +5,7 @@
 pub mod bind;
 pub mod blocking;
 pub mod clock;
+pub mod confinement;
 mod connection;
 mod connection_task;
 mod disk;
@@ -17,6 +18,7 @@ pub mod handler;
 mod listener;
 pub mod mailbox;
 mod net;
+pub mod privileges;
 pub mod probe;
 mod ring;
 pub mod tls;

@@ -1,9 +1,10 @@
 //! The spool directory: made for its owner alone, and locked, so that a second start on the same mail cannot happen.
 //! The lock goes with the process, however it ends.
 
+use crate::io::privileges::{self, User};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -17,6 +18,32 @@ pub enum DirectoryError {
         path: PathBuf,
         /// Why.
         cause: io::Error,
+    },
+    /// It belongs to somebody else: most likely it was made by root, before there was a user for it.
+    #[error(
+        "{file} belongs to {owner} and ringpost runs as {own}: chown -R {own}:{group} {path}, with no ringpost running on it"
+    )]
+    Foreign {
+        /// The spool.
+        path: PathBuf,
+        /// It, or the first file in it.
+        file: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// The present user.
+        own: String,
+        /// Its group.
+        group: String,
+    },
+    /// Others may write to it.
+    #[error(
+        "others may change the spool directory {path} (mode {mode:o}): chmod 700 {path}, or choose a directory within it, which is then made for ringpost alone"
+    )]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
     },
     /// Another process has it.
     #[error(
@@ -43,6 +70,11 @@ impl SpoolDirectory {
     pub fn open(path: &Path) -> Result<SpoolDirectory, DirectoryError> {
         let unusable = |cause| DirectoryError::Unusable { path: path.to_owned(), cause };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+        check_owner(path)?;
+        let mode = std::fs::metadata(path).map_err(unusable)?.permissions().mode() & 0o7777;
+        if mode & 0o022 != 0 {
+            return Err(DirectoryError::Open { path: path.to_owned(), mode });
+        }
         let path_of_lock = path.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -106,6 +138,27 @@ impl SpoolDirectory {
     }
 }
 
+/// Everything in the spool must belong to this user; root may use what belongs to others.
+fn check_owner(path: &Path) -> Result<(), DirectoryError> {
+    let own = User::current();
+    if own.is_root() {
+        return Ok(());
+    }
+    let mut waiting = vec![path.to_owned()];
+    while let Some(file) = waiting.pop() {
+        // What cannot be looked at is met again, and told, by whoever needs it.
+        let Ok(data) = std::fs::symlink_metadata(&file) else { continue };
+        if data.uid() != own.uid() && !data.is_symlink() && file.file_name() != Some("lost+found".as_ref()) {
+            let (path, owner, group) = (path.to_owned(), privileges::name_of(data.uid()), own.group());
+            return Err(DirectoryError::Foreign { path, file, owner, own: own.name, group });
+        }
+        if data.is_dir() {
+            waiting.extend(std::fs::read_dir(&file).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +177,10 @@ mod tests {
         let again = SpoolDirectory::open(&path).unwrap();
         assert!(again.warning().unwrap().contains("chmod 700"));
         assert!(again.last_written_ms() > 1_600_000_000_000);
+        drop(again);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o770)).unwrap();
+        let error = SpoolDirectory::open(&path).unwrap_err().to_string();
+        assert!(error.contains("mode 770") && error.contains("chmod 700"), "{error}");
         std::fs::remove_dir_all(&path).unwrap();
     }
 

@@ -40,7 +40,7 @@ fn text(path: &Path) -> CString {
 
 /// A file system of so many octets in memory.
 pub fn mount_memory(place: &Path, octets: u64) -> Result<(), String> {
-    mount(place, c"tmpfs", &format!("size={octets}"))
+    mount(place, c"tmpfs", &format!("size={octets},mode=700"))
 }
 
 /// A file system that needs no device, in mounts of this thread's own.
