@@ -91,6 +91,8 @@ pub enum What {
 /// All books.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// Whether what clients submit is signed.
+    pub signed: bool,
     pub entries: BTreeMap<u32, Entry>,
     pub arrivals: Vec<Arrival>,
     pub ends: BTreeMap<Whom, Vec<End>>,
@@ -183,7 +185,7 @@ impl Ledger {
         let Some(sent) = self.content(token) else {
             return self.violation(format!("message t{token} arrived and was never submitted"));
         };
-        if let Err(what) = content::same_but_for_trace(bytes, &sent) {
+        if let Err(what) = content::same_but_for_trace(bytes, &sent, self.signed) {
             self.violation(format!("message t{token}: {what}"));
         }
         for address in to {

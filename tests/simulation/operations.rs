@@ -89,7 +89,7 @@ impl World {
                     first_sequence: snapshot.next_sequence(),
                     seed: self.random.next(),
                     spool_written: self.spool_written,
-                    directory: Arc::default(),
+                    directory: self.plan.directory(),
                     login_key: [7; 32],
                     recovering: true,
                 })
@@ -228,7 +228,8 @@ impl World {
     fn waiting_message(&self, bytes: &[u8]) -> Option<(usize, usize)> {
         let mut from = 0;
         loop {
-            let trace = from + find(&bytes[from..], b"Received: from ")?;
+            let begin: &[u8] = if self.plan.signs() { b"DKIM-Signature: v=1; a=ed" } else { b"Received: from " };
+            let trace = from + find(&bytes[from..], begin)?;
             let token_at = trace + find(&bytes[trace..], b"X-Token: t")?;
             let token = content::token_of(&bytes[trace..])?;
             let entry = self.ledger.entries.get(&token)?;

@@ -3,8 +3,13 @@
 
 use crate::world::geography::{self, Geography};
 use crate::world::random::{MS, Ns, Random, S};
+use arc_swap::ArcSwap;
+use ringpost::policy::dkim::Algorithm;
+use ringpost::policy::domain::{Domain, DomainKey, KeyState};
+use ringpost::policy::identity::Directory;
 use ringpost::shard::settings::Settings;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use zeroize::Zeroizing;
 
 /// How the process ends.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -205,7 +210,38 @@ pub enum Kind {
     Churn,
 }
 
+/// An Ed25519 key in PKCS#8, the same in each world, whose signatures are then the same, too.
+const KEY: &[u8] = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20simulated key of thirty-two octe";
+
 impl Plan {
+    /// Whether the clients' domain is one that signs, as it is in half of the worlds.
+    pub fn signs(&self) -> bool {
+        self.seed % 2 == 1
+    }
+
+    /// Whose domains are known.
+    pub fn directory(&self) -> Arc<ArcSwap<Directory>> {
+        let key = DomainKey {
+            selector: "s".into(),
+            algorithm: Algorithm::Ed25519,
+            private: Some(Zeroizing::new(KEY.to_vec()).into()),
+            state: KeyState::Active,
+            since_ms: 0,
+            recipients: Vec::new(),
+            ready: OnceLock::new(),
+        };
+        let domain = Domain {
+            name: "client.test".into(),
+            tenant: self.settings.listeners[0].tenant.clone(),
+            created_ms: 0,
+            verified_ms: self.signs().then_some(0),
+            keys: vec![key],
+            revision: 1,
+        };
+        let directory = Directory::new(Vec::new(), Vec::new()).with_domains(vec![domain], &Directory::default());
+        Arc::new(ArcSwap::from_pointee(directory))
+    }
+
     /// The plan of a seed.
     pub fn new(seed: u64, kind: Kind) -> Plan {
         let mut random = Random::new(seed ^ 0x7269_6e67_706f_7374);
