@@ -144,6 +144,15 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog) -> Result<(), Serve
     if let Some(warning) = directory.warning() {
         log.notice(Severity::Warning, &warning);
     }
+    for listener in config.listener.iter().filter(|listener| listener.auth_in_clear) {
+        let address = listener.address.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+        log.notice(
+            Severity::Warning,
+            &format!(
+                "{address}: passwords are taken without TLS (auth_in_clear): that is for trials on this machine alone"
+            ),
+        );
+    }
     let (machine, io_memory) = probe_machine(shards)?;
     for warning in &machine.warnings {
         log.notice(Severity::Warning, warning);

@@ -3,7 +3,7 @@
 
 use super::error::{ConfigError, Place};
 use super::read::DomainRule;
-use super::sections::{ListenerSection, ListenerTls, RouteSection, TargetKey};
+use super::sections::{ListenerSection, RouteSection, TargetKey};
 use super::{Config, text};
 use crate::limits::{MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
 use std::collections::HashMap;
@@ -171,11 +171,28 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
             "as in tenant_header = \"X-Tenant\", without a colon (RFC 5322 3.6.8)",
         ));
     }
-    if listener.auth == Some(true) && listener.tls == ListenerTls::None {
+    if listener.auth == Some(true) && !listener.authentication() {
         return Err(Problem::new(
             at("auth"),
             "no password is taken in the clear",
             "add tls = \"starttls\" or tls = \"implicit\"",
+        ));
+    }
+    if listener.auth_in_clear {
+        let bound = listener.address.iter().all(|address| address.ip().to_canonical().is_loopback());
+        if !bound || listener.proxy {
+            return Err(Problem::new(
+                at("auth_in_clear"),
+                "others than this machine could reach this listener, and passwords could be read on the way",
+                "use TLS; this is for trials on a loopback address without PROXY headers",
+            ));
+        }
+    }
+    if listener.auth_mechanisms.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Problem::new(
+            at("auth_mechanisms"),
+            "the list is empty",
+            "as in auth_mechanisms = [\"PLAIN\", \"SCRAM-SHA-256\"], or auth = false",
         ));
     }
     if !listener.authentication() && listener.trusted_networks().is_empty() {

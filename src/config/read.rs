@@ -2,6 +2,7 @@
 
 use super::text;
 use crate::shard::settings::{NextHop, Rate};
+use crate::smtp::sasl::Mechanism;
 use ipnet::IpNet;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use std::fmt;
@@ -90,6 +91,13 @@ pub fn many<'de, D: Deserializer<'de>, T: FromText>(reader: D) -> Result<Vec<T>,
 /// The same, for a key that may be left out.
 pub fn some_many<'de, D: Deserializer<'de>, T: FromText>(reader: D) -> Result<Option<Vec<T>>, D::Error> {
     many(reader).map(Some)
+}
+
+impl FromText for Mechanism {
+    const EXPECTED: &'static str = "a mechanism of SASL, as in \"PLAIN\"";
+    fn from_text(text: &str) -> Result<Mechanism, String> {
+        text.parse()
+    }
 }
 
 impl FromText for Duration {

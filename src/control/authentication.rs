@@ -10,12 +10,14 @@ use crate::event::{Event, Severity};
 use crate::io::clock;
 use crate::io::mailbox::Sender;
 use crate::limits::LOGINS_WAITING_MAX;
-use crate::policy::identity::Refusal;
+use crate::policy::identity::{Credential, Refusal, SecretHash};
 use crate::policy::lockout::{Lockout, network_of};
-use crate::policy::logins::Logins;
+use crate::policy::logins::{Granted, Logins};
 use crate::reply::Reply;
 use crate::shard::message::{LoginQuestion, LoginVerdict, ToShard};
 use crate::smtp::replies::{AUTH_INVALID, AUTH_UNAVAILABLE};
+use crate::smtp::sasl::{Proof, Secret};
+use aws_lc_rs::constant_time;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -83,6 +85,11 @@ impl Authenticator {
     }
 }
 
+/// Good for this credential as it is, for as long as it is.
+fn granted(credential: &Credential) -> Granted {
+    Granted { login: credential.login.clone(), revision: credential.revision, until: None }
+}
+
 /// One of [`LOGINS_WAITING_MAX`] places, given back when it is dropped.
 struct Place<'a>(&'a AtomicUsize);
 
@@ -100,7 +107,7 @@ impl Drop for Place<'_> {
 }
 
 impl Parts {
-    async fn judge(self: &Arc<Parts>, question: &LoginQuestion) -> Result<u64, Reply> {
+    async fn judge(self: &Arc<Parts>, question: &LoginQuestion) -> Result<Granted, Reply> {
         let name = &question.login.name;
         if let Some(rest) = self.lockout().locked_for(name, question.client, clock::now().instant) {
             return Err(Reply::new(
@@ -111,9 +118,9 @@ impl Parts {
         }
         let Some(checked) = self.check(question).await else { return Err(AUTH_UNAVAILABLE) };
         match checked {
-            Ok(revision) => {
-                self.lockout().succeeded(name, question.client, clock::now().instant);
-                Ok(revision)
+            Ok(granted) => {
+                self.lockout().succeeded(&granted.login, question.client, clock::now().instant);
+                Ok(granted)
             }
             Err(refusal) => {
                 let failed = self.lockout().failed(name, question.client, clock::now().instant);
@@ -124,30 +131,61 @@ impl Parts {
         }
     }
 
-    /// Checks password and credential when it is this login's turn; None when too many wait for theirs.
-    async fn check(self: &Arc<Parts>, question: &LoginQuestion) -> Option<Result<u64, Refusal>> {
+    /// Checks proof and credential; None when that cannot be done now.
+    async fn check(self: &Arc<Parts>, question: &LoginQuestion) -> Option<Result<Granted, Refusal>> {
+        let checked = match &question.login.proof {
+            Proof::Password(password) => self.check_password(question, password).await?,
+            Proof::Scram(key) => self.check_scram(question, key.as_ref()),
+            Proof::Token(_) | Proof::Certificate => Err(Refusal::Invalid),
+        };
+        if let Ok(granted) = &checked {
+            self.logins().remember(&question.login, granted, clock::now());
+        }
+        Some(checked)
+    }
+
+    /// Checks a password when it is this login's turn; None when too many wait for theirs.
+    async fn check_password(
+        self: &Arc<Parts>,
+        question: &LoginQuestion,
+        password: &Secret,
+    ) -> Option<Result<Granted, Refusal>> {
         let _place = Place::take(&self.waiting)?;
         let _turn = self.hashing.acquire().await.ok()?;
         let known = self.logins().recognise(&question.login, &self.directory.load(), question.client, clock::now());
         if let Some(credential) = known {
-            return Some(Ok(credential.revision));
+            return Some(Ok(granted(&credential)));
         }
-        let (parts, login, client) = (Arc::clone(self), question.login.clone(), question.client);
+        let (parts, name, client) = (Arc::clone(self), question.login.name.clone(), question.client);
+        let password = password.clone();
         let checked = tokio::task::spawn_blocking(move || {
             let now = clock::now().unix;
             let directory = parts.directory.load();
-            let credential = directory.credential(&login.name);
+            let credential = directory.credential(&name);
             let secrets = credential.map_or(&[][..], |credential| &credential.secrets);
-            match (verify(secrets, login.secret.expose(), now), credential) {
-                (true, Some(credential)) => directory.check(credential, client, now).map(|()| credential.revision),
+            match (verify(secrets, password.expose(), now), credential) {
+                (true, Some(credential)) => directory.check(credential, client, now).map(|()| granted(credential)),
                 _ => Err(Refusal::Invalid),
             }
         });
-        let checked = checked.await.ok()?;
-        if let Ok(revision) = checked {
-            self.logins().remember(&question.login, revision, clock::now());
+        checked.await.ok()
+    }
+
+    /// The session has checked the proof against a key; here that must be one of the credential still.
+    fn check_scram(&self, question: &LoginQuestion, key: Option<&Secret>) -> Result<Granted, Refusal> {
+        let now = clock::now().unix;
+        let directory = self.directory.load();
+        let (Some(key), Some(credential)) = (key, directory.credential(&question.login.name)) else {
+            return Err(Refusal::Invalid);
+        };
+        let is_it = |secret: &SecretHash| {
+            let stored = secret.scram.as_ref().map_or(&[][..], |keys| &keys.stored[..]);
+            secret.is_taken(now) && constant_time::verify_slices_are_equal(stored, key.expose()).is_ok()
+        };
+        if !credential.secrets.iter().any(is_it) {
+            return Err(Refusal::Invalid);
         }
-        Some(checked)
+        directory.check(credential, question.client, now).map(|()| granted(credential))
     }
 
     fn logins(&self) -> std::sync::MutexGuard<'_, Logins> {

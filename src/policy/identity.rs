@@ -6,6 +6,7 @@
 use crate::address::Address;
 use crate::clock::UnixTime;
 use crate::reply::Reply;
+use crate::smtp::scram::ScramKeys;
 use foldhash::HashMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,19 @@ pub struct SecretHash {
     pub phc: Box<str>,
     /// An older secret is taken until then, milliseconds since 1970; none: until it is rotated.
     pub until_ms: Option<u64>,
+    /// What SCRAM needs of it; none of a secret that was made before this was kept: it gets them when it is rotated.
+    #[serde(default)]
+    pub scram: Option<ScramKeys>,
+}
+
+/// Secrets of a credential: the present one, and the one before while it is rotated.
+pub const SECRETS_MAX: usize = 2;
+
+impl SecretHash {
+    /// Whether it is taken at this time.
+    pub fn is_taken(&self, now: UnixTime) -> bool {
+        self.until_ms.is_none_or(|until| until > now.as_millis())
+    }
 }
 
 impl fmt::Debug for SecretHash {
@@ -213,6 +227,24 @@ impl Directory {
 }
 
 impl Credential {
+    /// With this login, of this tenant: enabled, for everything, and without a secret.
+    #[cfg(test)]
+    pub(crate) fn of(login: &str, tenant: &str) -> Credential {
+        Credential {
+            id: 1,
+            login: login.into(),
+            tenant: tenant.into(),
+            label: "production".into(),
+            enabled: true,
+            created_ms: 1,
+            expires_ms: None,
+            networks: Vec::new(),
+            senders: Vec::new(),
+            secrets: Vec::new(),
+            revision: 1,
+        }
+    }
+
     /// Whether it may send as this address. The null path is no sender and always allowed.
     pub fn may_send_as(&self, sender: &Address) -> Result<(), Reply> {
         if self.senders.is_empty() || self.senders.iter().any(|rule| rule.fits(sender)) {
@@ -229,19 +261,7 @@ mod tests {
     use super::*;
 
     fn credential(login: &str, tenant: &str) -> Credential {
-        Credential {
-            id: 1,
-            login: login.into(),
-            tenant: tenant.into(),
-            label: "production".into(),
-            enabled: true,
-            created_ms: 1,
-            expires_ms: None,
-            networks: Vec::new(),
-            senders: Vec::new(),
-            secrets: Vec::new(),
-            revision: 1,
-        }
+        Credential::of(login, tenant)
     }
 
     fn tenant(name: &str) -> Tenant {

@@ -17,6 +17,7 @@ use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::storing::{Origin, refusal};
 use crate::smtp::sasl::Login;
+use crate::smtp::scram::ScramOffer;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -344,6 +345,14 @@ impl Transactions for Receiving<'_> {
         let credential = self.core.authenticate(self.state.conn, self.state.client.ip(), login, now)?;
         self.state.credential = Some(credential);
         Some(Ok(()))
+    }
+
+    fn scram(&mut self, name: &str, now: Now) -> Option<ScramOffer> {
+        Some(self.core.scram(name, now))
+    }
+
+    fn forget_login(&mut self) {
+        self.state.credential = None;
     }
 
     fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply> {
