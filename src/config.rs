@@ -20,8 +20,8 @@ pub use crate::control::log::{LogFormat, LogLevel};
 pub use error::ConfigError;
 pub use overrides::Overrides;
 pub use sections::{
-    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, RetrySection,
-    RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
+    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, OauthSection,
+    RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
 };
 
 use serde::Deserialize;
@@ -54,6 +54,8 @@ pub struct Config {
     pub listener: Vec<ListenerSection>,
     /// The certificate of the listeners.
     pub tls: TlsSection,
+    /// `[oauth]`
+    pub oauth: Option<OauthSection>,
     /// Where mail goes: the first that fits a recipient's domain is taken.
     pub route: Vec<RouteSection>,
     /// When it is tried again.

@@ -16,6 +16,8 @@ mod destinations;
 mod direct;
 #[path = "clients/dns.rs"]
 mod dns;
+#[path = "clients/oauth.rs"]
+mod oauth;
 #[path = "clients/operator.rs"]
 mod operator;
 #[path = "clients/postfix.rs"]

@@ -3,11 +3,13 @@
 
 use super::read::{self, DomainRule, NameServer};
 use crate::control::log::{LogFormat, LogLevel};
+use crate::control::oauth::{OauthSettings, TokenSource};
 use crate::shard::settings::{NextHop, Rate};
 use crate::smtp::client::TlsUse;
 use crate::smtp::sasl::Mechanism;
 use crate::smtp::server::BareNewlines;
 use ipnet::IpNet;
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -196,6 +198,85 @@ pub struct TlsSection {
     pub certificate: Option<PathBuf>,
     /// PEM.
     pub key: Option<PathBuf>,
+}
+
+/// `[oauth]`: tokens that clients log in with (OAUTHBEARER and XOAUTH2).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OauthSection {
+    /// Who may have issued them.
+    #[serde(deserialize_with = "read::many")]
+    pub issuers: Vec<String>,
+    /// For whom they must be.
+    #[serde(deserialize_with = "read::many")]
+    pub audiences: Vec<String>,
+    /// The issuer's keys: a file, or an address of HTTPS.
+    pub keys: Option<String>,
+    /// Where the issuer is asked about each token instead (RFC 7662).
+    pub introspection: Option<String>,
+    /// As whom it is asked.
+    pub client_id: Option<String>,
+    /// The file of the secret for that.
+    pub client_secret_file: Option<PathBuf>,
+    /// The authorities that prove the issuer's name; the system's when left out.
+    pub authorities: Option<PathBuf>,
+    /// What tokens may be signed with.
+    #[serde(deserialize_with = "read::many")]
+    pub algorithms: Vec<Algorithm>,
+    /// How far clocks may differ.
+    #[serde(deserialize_with = "read::one")]
+    pub leeway: Duration,
+    /// The scope that a token must have.
+    pub scope: Option<String>,
+    /// The claim that names the login.
+    pub claim: String,
+}
+
+impl Default for OauthSection {
+    fn default() -> OauthSection {
+        OauthSection {
+            issuers: Vec::new(),
+            audiences: Vec::new(),
+            keys: None,
+            introspection: None,
+            client_id: None,
+            client_secret_file: None,
+            authorities: None,
+            algorithms: vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA],
+            leeway: minutes(1),
+            scope: None,
+            claim: "sub".into(),
+        }
+    }
+}
+
+impl OauthSection {
+    /// How tokens are checked; None: the keys for that are not complete.
+    pub fn source(&self) -> Option<TokenSource> {
+        match (&self.keys, &self.introspection, &self.client_id, &self.client_secret_file) {
+            (Some(keys), None, None, None) if keys.contains("://") => Some(TokenSource::Url(keys.clone())),
+            (Some(file), None, None, None) => Some(TokenSource::File(file.into())),
+            (None, Some(url), Some(client_id), Some(secret_file)) => Some(TokenSource::Introspection {
+                url: url.clone(),
+                client_id: client_id.clone(),
+                secret_file: secret_file.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// What tokens must be like; None: the keys for that are not complete.
+    pub fn settings(&self) -> Option<OauthSettings> {
+        Some(OauthSettings {
+            issuers: self.issuers.clone(),
+            audiences: self.audiences.clone(),
+            source: self.source()?,
+            algorithms: self.algorithms.clone(),
+            leeway: self.leeway,
+            scope: self.scope.clone(),
+            claim: self.claim.clone(),
+        })
+    }
 }
 
 /// Where a route leads when it names no hosts.

@@ -104,8 +104,8 @@ pub fn listen_addresses(config: &Config) -> Vec<SocketAddr> {
 }
 
 /// By which mechanisms clients log in at a listener.
-fn mechanisms(section: &ListenerSection) -> Mechanisms {
-    let usable = |one: &Mechanism| Mechanisms::with_password().contains(*one) || *one == Mechanism::External;
+fn mechanisms(section: &ListenerSection, tokens: bool) -> Mechanisms {
+    let usable = |one: &Mechanism| tokens || !matches!(one, Mechanism::OauthBearer | Mechanism::Xoauth2);
     match &section.auth_mechanisms {
         Some(named) => Mechanisms::of(named.iter().copied().filter(usable)),
         None => Mechanisms::of(Mechanism::ALL.into_iter().filter(usable)),
@@ -121,7 +121,7 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
         max_message_size: section.message_size.unwrap_or(limits.message_size),
         starttls: section.tls == ListenerTls::Starttls,
         auth: section.authentication(),
-        mechanisms: mechanisms(section),
+        mechanisms: mechanisms(section, config.oauth.is_some()),
         auth_in_clear: section.auth_in_clear,
         bare_newlines: match section.bare_newlines {
             Some(key) => key.into(),

@@ -6,6 +6,8 @@
 
 use super::identities::{SharedDirectory, verify};
 use super::log::EventLog;
+use super::oauth::{TokenChecker, TokenError};
+use crate::clock::Instant;
 use crate::event::{Event, Severity};
 use crate::io::clock;
 use crate::io::mailbox::Sender;
@@ -26,6 +28,9 @@ use tokio::sync::Semaphore;
 /// How long to wait before a full mailbox is tried again.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often an operator is told that tokens cannot be checked.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(60);
+
 /// Checks logins.
 #[derive(Clone)]
 pub struct Authenticator {
@@ -39,6 +44,10 @@ struct Parts {
     logins: Mutex<Logins>,
     shards: Vec<Sender<ToShard>>,
     log: EventLog,
+    /// None: nobody logs in with tokens.
+    tokens: Option<TokenChecker>,
+    /// When an operator was last told that tokens cannot be checked.
+    trouble: Mutex<Option<Instant>>,
     hashing: Semaphore,
     /// Logins that wait for their hash.
     waiting: AtomicUsize,
@@ -53,6 +62,7 @@ impl Authenticator {
         login_key: &[u8; 32],
         shards: Vec<Sender<ToShard>>,
         log: EventLog,
+        tokens: Option<TokenChecker>,
     ) -> Authenticator {
         let parts = Parts {
             directory,
@@ -60,6 +70,8 @@ impl Authenticator {
             logins: Mutex::new(Logins::new(login_key)),
             shards,
             log,
+            tokens,
+            trouble: Mutex::default(),
             hashing: Semaphore::new(1),
             waiting: AtomicUsize::new(0),
             delayed: AtomicUsize::new(0),
@@ -136,7 +148,8 @@ impl Parts {
         let checked = match &question.login.proof {
             Proof::Password(password) => self.check_password(question, password).await?,
             Proof::Scram(key) => self.check_scram(question, key.as_ref()),
-            Proof::Token(_) | Proof::Certificate => Err(Refusal::Invalid),
+            Proof::Token(token) => self.check_token(question, token).await?,
+            Proof::Certificate => Err(Refusal::Invalid),
         };
         if let Ok(granted) = &checked {
             self.logins().remember(&question.login, granted, clock::now());
@@ -152,9 +165,8 @@ impl Parts {
     ) -> Option<Result<Granted, Refusal>> {
         let _place = Place::take(&self.waiting)?;
         let _turn = self.hashing.acquire().await.ok()?;
-        let known = self.logins().recognise(&question.login, &self.directory.load(), question.client, clock::now());
-        if let Some(credential) = known {
-            return Some(Ok(granted(&credential)));
+        if let Some(granted) = self.recall(question) {
+            return Some(Ok(granted));
         }
         let (parts, name, client) = (Arc::clone(self), question.login.name.clone(), question.client);
         let password = password.clone();
@@ -186,6 +198,52 @@ impl Parts {
             return Err(Refusal::Invalid);
         }
         directory.check(credential, question.client, now).map(|()| granted(credential))
+    }
+
+    /// Checks a token, and that it is of whom the client says; None when that cannot be done now.
+    async fn check_token(&self, question: &LoginQuestion, token: &Secret) -> Option<Result<Granted, Refusal>> {
+        let _place = Place::take(&self.waiting)?;
+        if let Some(granted) = self.recall(question) {
+            return Some(Ok(granted));
+        }
+        let token = std::str::from_utf8(token.expose()).ok()?;
+        let now = clock::now().unix;
+        let owner = match self.tokens.as_ref()?.check(token, now).await {
+            Ok(owner) => owner,
+            Err(TokenError::Wrong(why)) => {
+                self.log.notice(Severity::Info, &super::log::sanitised(&format!("a login by token failed: {why}")));
+                return Some(Err(Refusal::Invalid));
+            }
+            Err(TokenError::Unavailable(why)) => {
+                self.tell_trouble(&why);
+                return None;
+            }
+        };
+        let name = &question.login.name;
+        let directory = self.directory.load();
+        let credential = directory.credential(&owner.login).filter(|_| name.is_empty() || *name == owner.login);
+        Some(match credential {
+            Some(credential) => directory
+                .check(credential, question.client, now)
+                .map(|()| Granted { until: Some(owner.until), ..granted(credential) }),
+            None => Err(Refusal::Invalid),
+        })
+    }
+
+    /// Tells the operator, once in a while, that tokens cannot be checked.
+    fn tell_trouble(&self, why: &str) {
+        let now = clock::now().instant;
+        let mut last = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| now.since(last) >= TROUBLE_PAUSE) {
+            *last = Some(now);
+            let text = format!("logins by token cannot be checked: {why}; see [oauth] in the configuration");
+            self.log.notice(Severity::Warning, &super::log::sanitised(&text));
+            self.log.flush();
+        }
+    }
+
+    fn recall(&self, question: &LoginQuestion) -> Option<Granted> {
+        self.logins().recall(&question.login, &self.directory.load(), question.client, clock::now())
     }
 
     fn logins(&self) -> std::sync::MutexGuard<'_, Logins> {

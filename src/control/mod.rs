@@ -7,11 +7,13 @@
 
 pub mod authentication;
 pub mod http;
+pub mod https;
 pub mod identities;
 pub mod identity_requests;
 pub mod log;
 pub mod log_output;
 pub mod metrics_text;
+pub mod oauth;
 pub mod requests;
 pub mod resolve;
 pub mod sandbox;
@@ -26,6 +28,7 @@ use authentication::Authenticator;
 use http::{Phase, Shared};
 use identities::Identities;
 use log::EventLog;
+use oauth::TokenChecker;
 use requests::Requests;
 use resolve::ResolveService;
 use sandbox::Sandbox;
@@ -60,6 +63,8 @@ pub struct ControlParts {
     pub identities: Identities,
     /// The key under which logins are remembered.
     pub login_key: [u8; 32],
+    /// Checks tokens, where clients may log in with them.
+    pub tokens: Option<TokenChecker>,
     /// Looks up names.
     pub resolver: Resolver,
     /// Where events go.
@@ -132,7 +137,8 @@ pub async fn run(parts: ControlParts) -> Ended {
     let (mut ended, mut signals, watchdog) = (parts.ended, parts.signals, parts.watchdog);
     let (resolve, mut resolved) = ResolveService::new(resolver, registry, shards.clone());
     let count = shards.len();
-    let authenticator = Authenticator::new(parts.identities.directory(), &parts.login_key, shards.clone(), log.clone());
+    let authenticator =
+        Authenticator::new(parts.identities.directory(), &parts.login_key, shards.clone(), log.clone(), parts.tokens);
     let kept = sandbox.as_ref().map(|(sandbox, ..)| sandbox.clone());
     let shared = Arc::new(Shared::new(Requests::new(shards), kept, parts.identities));
     spawn_services(&shared, &log, admin, monitoring, sandbox);

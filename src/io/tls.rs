@@ -109,6 +109,9 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// How a client of TLS behaves; for modules that only pass it on.
+pub type ClientTls = Arc<ClientConfig>;
+
 /// For deliveries that ask for a name proven by one of these authorities.
 ///
 /// # Errors

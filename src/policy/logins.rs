@@ -38,9 +38,7 @@ pub struct Logins {
 type Tag = [u8; 32];
 
 struct Known {
-    /// Of the credential, which a token or a certificate may have named.
-    login: Box<str>,
-    revision: u64,
+    granted: Granted,
     since: UnixTime,
     until: Instant,
 }
@@ -60,13 +58,19 @@ impl Logins {
     /// The credential of a login that is remembered and may be used by this client now.
     pub fn recognise(&self, login: &Login, directory: &Directory, client: IpAddr, now: Now) -> Option<Arc<Credential>> {
         let known = self.known.get(&self.tag(login)?)?;
-        let credential = directory.credential(&known.login)?;
+        let credential = directory.credential(&known.granted.login)?;
         // Where a secret's time has ended since, it may have been that one.
         let ended = |until: u64| (known.since.as_millis()..=now.unix.as_millis()).contains(&until);
         let fresh = known.until > now.instant
-            && known.revision == credential.revision
+            && known.granted.revision == credential.revision
             && !credential.secrets.iter().filter_map(|secret| secret.until_ms).any(ended);
         (fresh && directory.check(credential, client, now.unix).is_ok()).then(|| Arc::clone(credential))
+    }
+
+    /// The same, with what it was found good for, to tell others that shall remember it.
+    pub fn recall(&self, login: &Login, directory: &Directory, client: IpAddr, now: Now) -> Option<Granted> {
+        self.recognise(login, directory, client, now)?;
+        self.known.get(&self.tag(login)?).map(|known| known.granted.clone())
     }
 
     /// Remembers a login that was found good.
@@ -82,8 +86,7 @@ impl Logins {
             Duration::from_millis(until.as_millis().saturating_sub(now.unix.as_millis()))
         });
         let until = now.instant.after(LOGIN_REMEMBERED.min(rest));
-        let (login, revision) = (granted.login.clone(), granted.revision);
-        self.known.insert(tag, Known { login, revision, since: now.unix, until });
+        self.known.insert(tag, Known { granted: granted.clone(), since: now.unix, until });
     }
 
     fn tag(&self, login: &Login) -> Option<Tag> {
@@ -169,6 +172,8 @@ mod tests {
         logins.remember(&token(Proof::Token), &Granted { until: Some(at(5).unix), ..granted(1) }, at(1));
         assert_eq!(knows(&logins, &token(Proof::Token), 4).as_deref(), Some("app"));
         assert_eq!(knows(&logins, &token(Proof::Token), 5), None);
+        let recalled = logins.recall(&token(Proof::Token), &directory(1, true), "192.0.2.1".parse().unwrap(), at(4));
+        assert_eq!(recalled.and_then(|granted| granted.until), Some(at(5).unix), "its end is told with it");
         assert_eq!(knows(&logins, &token(Proof::Password), 4), None);
         assert_eq!(knows(&logins, &token(|key| Proof::Scram(Some(key))), 4), None);
     }
