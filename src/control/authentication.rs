@@ -149,7 +149,7 @@ impl Parts {
             Proof::Password(password) => self.check_password(question, password).await?,
             Proof::Scram(key) => self.check_scram(question, key.as_ref()),
             Proof::Token(token) => self.check_token(question, token).await?,
-            Proof::Certificate => Err(Refusal::Invalid),
+            Proof::Certificate => self.check_certificate(question),
         };
         if let Ok(granted) = &checked {
             self.logins().remember(&question.login, granted, clock::now());
@@ -198,6 +198,16 @@ impl Parts {
             return Err(Refusal::Invalid);
         }
         directory.check(credential, question.client, now).map(|()| granted(credential))
+    }
+
+    /// The handshake has proved the certificate; here it must belong to the credential that the client names, or to one alone
+    /// when it names none.
+    fn check_certificate(&self, question: &LoginQuestion) -> Result<Granted, Refusal> {
+        let directory = self.directory.load();
+        let certificate = question.certificate.as_ref().ok_or(Refusal::Invalid)?;
+        let credential = directory.by_certificate(&question.login.name, &certificate.fingerprint, &certificate.names);
+        let credential = credential.ok_or(Refusal::Invalid)?;
+        directory.check(credential, question.client, clock::now().unix).map(|()| granted(credential))
     }
 
     /// Checks a token, and that it is of whom the client says; None when that cannot be done now.

@@ -149,7 +149,7 @@ impl Identities {
                 self.put(TENANTS, &name, &tenant)?;
             }
             IdentityRequest::RemoveTenant { name } => self.remove_tenant(&name)?,
-            IdentityRequest::AddCredential { tenant, login, label, lifetime_ms, networks, senders } => {
+            IdentityRequest::AddCredential { tenant, login, label, lifetime_ms, networks, senders, certificates } => {
                 let login = login.map_or_else(|| made_login(&tenant), Ok)?;
                 self.tenant(&tenant)?;
                 check_name("login", &login, LOGIN_OCTETS_MAX)?;
@@ -168,6 +168,7 @@ impl Identities {
                     expires_ms: lifetime_ms.map(|lifetime| now.saturating_add(lifetime)),
                     networks,
                     senders,
+                    certificates,
                     secrets: vec![kept],
                     revision: random_u64()?,
                 };
@@ -253,6 +254,7 @@ impl Identities {
             lifetime_ms: None,
             networks: Vec::new(),
             senders: Vec::new(),
+            certificates: Vec::new(),
         };
         match self.handle(request, now)? {
             IdentityReply::Secret { login, secret } => Ok(Some((login, secret))),
@@ -277,6 +279,7 @@ impl Identities {
             expires_ms: None,
             networks: Vec::new(),
             senders: Vec::new(),
+            certificates: Vec::new(),
             secrets: Vec::new(),
             revision: 0,
         };
@@ -481,6 +484,7 @@ mod tests {
             lifetime_ms: None,
             networks: Vec::new(),
             senders: Vec::new(),
+            certificates: Vec::new(),
         };
         secret(identities.handle(request, NOW).unwrap())
     }
@@ -576,6 +580,7 @@ mod tests {
             lifetime_ms: None,
             networks: Vec::new(),
             senders: Vec::new(),
+            certificates: Vec::new(),
         };
         assert!(error(labelled("x")).contains("no tenant `a`"));
         assert!(error(IdentityRequest::RemoveCredential { login: "x".into() }).contains("no credential `x`"));

@@ -5,7 +5,7 @@
 //! closed by its own deadline.
 
 use crate::clock::Now;
-use crate::io::handler::ConnId;
+use crate::io::handler::{ClientCertificate, ConnId};
 use crate::policy::identity::Credential;
 use crate::reply::Reply;
 use crate::shard::core::Core;
@@ -27,13 +27,17 @@ impl Core {
         conn: ConnId,
         client: IpAddr,
         login: Login,
+        certificate: Option<Arc<ClientCertificate>>,
         now: Now,
     ) -> Option<Arc<Credential>> {
         let known = self.logins.recognise(&login, &self.directory.load(), client, now);
         self.metrics.logins += u64::from(known.is_some());
         if known.is_none() {
             let shard = self.shard;
-            self.report(Report::Login { shard, question: Box::new(LoginQuestion { conn, client, login }) });
+            self.report(Report::Login {
+                shard,
+                question: Box::new(LoginQuestion { conn, client, login, certificate }),
+            });
         }
         known
     }

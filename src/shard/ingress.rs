@@ -16,7 +16,7 @@ use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::storing::{Origin, refusal};
-use crate::smtp::sasl::Login;
+use crate::smtp::sasl::{Channel, Login};
 use crate::smtp::scram::ScramOffer;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
 use bytes::Bytes;
@@ -342,9 +342,18 @@ impl Transactions for Receiving<'_> {
     }
 
     fn authenticate(&mut self, login: Login, now: Now) -> Option<Result<(), Reply>> {
-        let credential = self.core.authenticate(self.state.conn, self.state.client.ip(), login, now)?;
+        let certificate = self.state.tls.as_ref().and_then(|tls| tls.client.clone());
+        let (conn, client) = (self.state.conn, self.state.client.ip());
+        let credential = self.core.authenticate(conn, client, login, certificate, now)?;
         self.state.credential = Some(credential);
         Some(Ok(()))
+    }
+
+    fn channel(&self) -> Channel {
+        self.state
+            .tls
+            .as_ref()
+            .map_or(Channel::default(), |tls| Channel { exporter: tls.exporter, certified: tls.client.is_some() })
     }
 
     fn scram(&mut self, name: &str, now: Now) -> Option<ScramOffer> {

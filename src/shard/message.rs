@@ -4,7 +4,7 @@ use crate::clock::{Instant, UnixTime};
 use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::dns::Resolution;
-use crate::io::handler::ConnId;
+use crate::io::handler::{ClientCertificate, ConnId};
 use crate::metrics::ShardMetrics;
 use crate::policy::logins::Granted;
 use crate::reply::Reply;
@@ -77,6 +77,8 @@ pub struct LoginQuestion {
     pub client: IpAddr,
     /// What it says of itself.
     pub login: Login,
+    /// The certificate that it has shown, if a good one came.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// What came of it.
