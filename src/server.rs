@@ -8,14 +8,13 @@
 mod directory;
 mod greeting;
 mod recovery;
+mod tokens;
 
 use crate::clock::UnixTime;
 use crate::config::{self, Config, ListenerSection, ListenerTls};
-use crate::control::https::Https;
 use crate::control::identities::{Identities, IdentityError, SharedDirectory};
 use crate::control::log::EventLog;
 use crate::control::log_output::LogOutput;
-use crate::control::oauth::TokenChecker;
 use crate::control::sandbox::Sandbox;
 use crate::control::{self, ControlParts, Ended, Notice};
 use crate::event::Severity;
@@ -313,16 +312,6 @@ fn bind_listeners(config: &Config, shards: u8) -> Result<Sockets, ServeError> {
     Ok(sockets)
 }
 
-/// Checks tokens as `[oauth]` says.
-fn token_checker(config: &Config) -> Result<Option<TokenChecker>, ServeError> {
-    let Some(oauth) = &config.oauth else { return Ok(None) };
-    let tls = match &oauth.authorities {
-        Some(file) => tls::client_verify(tls::load_roots(file)?)?,
-        None => tls::client_verify_system()?.0,
-    };
-    Ok(oauth.settings().map(|settings| TokenChecker::new(settings, Https::new(&tls))))
-}
-
 fn tls_setup(config: &Config, log: &EventLog) -> Result<TlsSetup, ServeError> {
     let (chain, key) = match (&config.tls.certificate, &config.tls.key) {
         (Some(certificate), Some(key)) => (tls::load_chain(certificate)?, tls::load_key(key)?),
@@ -522,7 +511,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         registry,
         identities,
         login_key,
-        tokens: token_checker(config)?,
+        tokens: tokens::token_checker(config)?,
         resolver: Resolver::new(&dns_config(config))?,
         log: log.clone(),
         admin: tokio::net::UnixListener::from_std(services.admin).map_err(start("the admin interface"))?,
