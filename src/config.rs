@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod error;
+pub mod oauth;
 pub mod overrides;
 pub mod read;
 pub mod sections;
@@ -18,6 +19,7 @@ pub mod text;
 
 pub use crate::control::log::{LogFormat, LogLevel};
 pub use error::ConfigError;
+pub use oauth::OauthSection;
 pub use overrides::Overrides;
 pub use sections::{
     AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, ProcessSection,
@@ -54,6 +56,8 @@ pub struct Config {
     pub listener: Vec<ListenerSection>,
     /// The certificate of the listeners.
     pub tls: TlsSection,
+    /// `[oauth]`
+    pub oauth: Option<OauthSection>,
     /// Where mail goes: the first that fits a recipient's domain is taken.
     pub route: Vec<RouteSection>,
     /// When it is tried again.

@@ -94,6 +94,11 @@ const _: () = assert!(
     "a mailbox has room for all leases and answers, so that shards cannot lock each other up"
 );
 
+// ---- TLS ----
+
+/// Names that are taken from a client's certificate; what it names beyond them is not heard.
+pub const CLIENT_NAMES_MAX: usize = 16;
+
 // ---- address ----
 
 /// Octets of a local part (RFC 5321 4.5.3.1.1).
@@ -140,6 +145,12 @@ pub const SESSION_REPLIES_OCTETS_MAX: usize = 16 * 1024;
 /// Octets of the longest command line of all: more than this is never held for a line that is not complete. A password of
 /// [`LOGIN_OCTETS_MAX`] fits in base64.
 pub const ANY_COMMAND_LINE_OCTETS_MAX: usize = 1152;
+/// Octets of the longest AUTH command, and of an answer within its exchange (RFC 4954 4), where clients may log in.
+pub const AUTH_LINE_OCTETS_MAX: usize = 12_288;
+/// Octets of a bearer's token.
+pub const TOKEN_OCTETS_MAX: usize = 8192;
+/// Octets of the client's part of a nonce of SCRAM.
+pub const SCRAM_NONCE_OCTETS_MAX: usize = 128;
 /// Octets of a login name and of a password.
 pub const LOGIN_OCTETS_MAX: usize = 255;
 /// Failed logins of one session; the last ends it.
@@ -169,6 +180,10 @@ pub const AUTH_TIMEOUT: Duration = Duration::from_secs(60);
 const _: () = assert!(COMMAND_LINE_OCTETS_MAX + RCPT_PARAMETERS_OCTETS_MAX <= ANY_COMMAND_LINE_OCTETS_MAX);
 const _: () =
     assert!((3 * LOGIN_OCTETS_MAX + 2).div_ceil(3) * 4 + "AUTH PLAIN \r\n".len() <= ANY_COMMAND_LINE_OCTETS_MAX);
+const _: () = assert!(
+    (TOKEN_OCTETS_MAX + LOGIN_OCTETS_MAX + 512).div_ceil(3) * 4 + "AUTH OAUTHBEARER \r\n".len() <= AUTH_LINE_OCTETS_MAX,
+    "the longest token comes whole, with name, host and port"
+);
 /// Characters of an ENVID value (RFC 3461 4.4).
 pub const ENVID_OCTETS_MAX: usize = 100;
 /// Characters of an ORCPT value (RFC 3461 4.2).

@@ -10,6 +10,8 @@ mod directory;
 mod greeting;
 mod ground;
 mod recovery;
+mod services;
+mod tokens;
 
 use crate::clock::UnixTime;
 use crate::config::{self, Config, ListenerSection, ListenerTls};
@@ -24,7 +26,7 @@ use crate::io::dns::{DnsConfig, Resolver, ResolverError};
 use crate::io::executor::{DiskSpec, ListeningSocket, Mailboxes, ShardSpec, run_shard};
 use crate::io::mailbox::{Inbox, InboxSender, Mailbox, Sender, inbox, mailbox};
 use crate::io::probe::{Machine, ProbeError, probe};
-use crate::io::tls::{self, TlsSetup, TlsSetupError};
+use crate::io::tls::{self, ServerTls, TlsSetup, TlsSetupError};
 use crate::limits::{CONTROL_INBOX, LEASES_PER_SHARD, MAILBOX_CAPACITY, MAILBOX_FOR_CONTROL, MAILBOX_FOR_HINTS};
 use crate::shard::core::{Core, CoreParts};
 use crate::shard::lease::Loads;
@@ -37,12 +39,11 @@ pub use directory::SpoolDirectory;
 use ground::Ground;
 pub use ground::GroundError;
 use ringpost_spool::{Snapshot, StdDisk};
+use services::Services;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -156,6 +157,15 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
     }
     for (severity, text) in &ground.notes {
         log.notice(*severity, text);
+    }
+    for listener in config.listener.iter().filter(|listener| listener.auth_in_clear) {
+        let address = listener.address.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+        log.notice(
+            Severity::Warning,
+            &format!(
+                "{address}: passwords are taken without TLS (auth_in_clear): that is for trials on this machine alone"
+            ),
+        );
     }
     let (machine, io_memory) = probe_machine(shards)?;
     for warning in &machine.warnings {
@@ -334,68 +344,16 @@ fn tls_setup(config: &Config, log: &EventLog) -> Result<TlsSetup, ServeError> {
     if let Some(trouble) = trouble {
         log.notice(Severity::Warning, &format!("no certificate of a peer can be verified: {trouble}"));
     }
+    let shared = Arc::new(ArcSwap::new(server));
+    let of_listener = |listener: &ListenerSection| {
+        let one = ServerTls { config: Arc::clone(&shared), exporter: listener.authentication() };
+        std::iter::repeat_n(one, listener.address.len())
+    };
     Ok(TlsSetup {
-        server: vec![Arc::new(ArcSwap::new(server))],
+        server: config.listener.iter().flat_map(of_listener).collect(),
         client_verify,
         client_opportunistic: tls::client_opportunistic()?,
     })
-}
-
-/// The control thread's own ports, bound before anything runs.
-struct Services {
-    admin: UnixListener,
-    admin_path: PathBuf,
-    monitoring: Option<TcpListener>,
-    sandbox: Option<(TcpListener, SocketAddr)>,
-}
-
-impl Services {
-    fn bind(config: &Config) -> Result<Services, ServeError> {
-        let admin_path = config.admin_socket();
-        let admin = bind_admin(&admin_path).map_err(|cause| ServeError::Service {
-            address: admin_path.display().to_string(),
-            purpose: "the admin interface",
-            cause,
-            key: "admin.socket, --admin-socket",
-        })?;
-        let monitoring = match config.admin.metrics {
-            Some(address) => Some(bind_tcp(address, "metrics", "admin.metrics, --metrics, --no-metrics")?),
-            None => None,
-        };
-        let sandbox = if config::settings::needs_sandbox(config) {
-            let listener = bind_tcp(config.sandbox.listen, "the sandbox", "sandbox.listen")?;
-            let address = listener.local_addr().map_err(|cause| ServeError::Start { what: "the sandbox", cause })?;
-            Some((listener, address))
-        } else {
-            None
-        };
-        Ok(Services { admin, admin_path, monitoring, sandbox })
-    }
-
-    fn sandbox_address(&self) -> Option<SocketAddr> {
-        self.sandbox.as_ref().map(|(_, address)| *address)
-    }
-}
-
-/// The spool is locked, so that a socket that is there already is left over from a process that is gone.
-fn bind_admin(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::symlink_metadata(path) {
-        Ok(data) if std::os::unix::fs::FileTypeExt::is_socket(&data.file_type()) => std::fs::remove_file(path)?,
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in its place")),
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-fn bind_tcp(address: SocketAddr, purpose: &'static str, key: &'static str) -> Result<TcpListener, ServeError> {
-    let bound = TcpListener::bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    bound.map_err(|cause| ServeError::Service { address: address.to_string(), purpose, cause, key })
 }
 
 fn shard_mailboxes(shards: u8) -> (Vec<Mailbox<ToShard>>, Vec<Sender<ToShard>>) {
@@ -518,6 +476,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         registry,
         identities,
         login_key,
+        tokens: tokens::token_checker(config)?,
         resolver: Arc::new(Resolver::new(&dns_config(config))?),
         log: log.clone(),
         admin: tokio::net::UnixListener::from_std(services.admin).map_err(start("the admin interface"))?,

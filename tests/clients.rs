@@ -18,6 +18,8 @@ mod direct;
 mod dns;
 #[path = "clients/domains.rs"]
 mod domains;
+#[path = "clients/oauth.rs"]
+mod oauth;
 #[path = "clients/operator.rs"]
 mod operator;
 #[path = "clients/postfix.rs"]

@@ -109,6 +109,8 @@ fn config() -> SessionConfig {
         max_message_size: 1000,
         starttls: false,
         auth: false,
+        mechanisms: Default::default(),
+        auth_in_clear: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
         max_recipients: 100,

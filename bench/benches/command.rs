@@ -9,7 +9,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::smtp::command::{self, Command};
-use ringpost::smtp::line::{Framed, LineReader};
+use ringpost::smtp::line::{Framed, LineReader, LongLines};
 use ringpost::smtp::parameters::{self, Offered};
 use ringpost_bench::envelope_commands;
 use std::hint::black_box;
@@ -20,7 +20,7 @@ const OFFERED: Offered = Offered { dsn: true, smtputf8: true, auth: true };
 fn frame(lines: &mut LineReader, mut input: &[u8], mut then: impl FnMut(&[u8])) -> usize {
     let mut count = 0;
     while !input.is_empty() {
-        let (consumed, framed) = lines.handle_input(input);
+        let (consumed, framed) = lines.handle_input(input, LongLines::None);
         input = &input[consumed..];
         match framed {
             Framed::Line(line) => {

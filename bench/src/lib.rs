@@ -74,6 +74,8 @@ pub fn session_config() -> SessionConfig {
         max_message_size: 50 << 20,
         starttls: true,
         auth: false,
+        mechanisms: Default::default(),
+        auth_in_clear: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
         max_recipients: 1000,

@@ -6,10 +6,11 @@ use libfuzzer_sys::fuzz_target;
 use ringpost::clock::{Instant, Now};
 use ringpost::envelope::{Envelope, Recipient};
 use ringpost::id::MessageId;
-use ringpost::limits::{LOGIN_OCTETS_MAX, SESSION_REPLIES_OCTETS_MAX};
+use ringpost::limits::{LOGIN_OCTETS_MAX, SESSION_REPLIES_OCTETS_MAX, TOKEN_OCTETS_MAX};
 use ringpost::pieces::Pieces;
 use ringpost::reply::Reply;
-use ringpost::smtp::sasl::Login;
+use ringpost::smtp::sasl::{Channel, Login, Mechanism, Mechanisms, Proof};
+use ringpost::smtp::scram::{ITERATIONS, SALT_OCTETS, ScramKeys, ScramOffer};
 use ringpost::smtp::server::{BareNewlines, MailFrom, Session, SessionConfig, Step, Transactions};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,9 +60,17 @@ impl Transactions for Owner {
 
     fn authenticate(&mut self, login: Login, _now: Now) -> Option<Result<(), Reply>> {
         assert!(self.envelope.is_none() && !self.logged_in && self.judging.is_none());
-        assert!((1..=LOGIN_OCTETS_MAX).contains(&login.name.len()));
-        assert!((1..=LOGIN_OCTETS_MAX).contains(&login.secret.expose().len()));
-        self.calls.push(format!("login {} {}", login.name.escape_debug(), login.secret.expose().escape_ascii()));
+        // A token or a certificate may be what names the login.
+        let nameless = matches!(login.proof, Proof::Token(_) | Proof::Certificate);
+        assert!((usize::from(!nameless)..=LOGIN_OCTETS_MAX).contains(&login.name.len()));
+        let secret = login.proof.secret().map(|secret| secret.expose()).unwrap_or_default();
+        match &login.proof {
+            Proof::Password(_) => assert!((1..=LOGIN_OCTETS_MAX).contains(&secret.len())),
+            Proof::Token(_) => assert!((1..=TOKEN_OCTETS_MAX).contains(&secret.len())),
+            // No proof is found by chance.
+            Proof::Scram(_) | Proof::Certificate => assert!(secret.is_empty()),
+        }
+        self.calls.push(format!("login {:?} {} {}", login.mechanism, login.name.escape_debug(), secret.escape_ascii()));
         if login.name.starts_with('l') {
             self.judging = Some(login);
             return None;
@@ -69,6 +78,17 @@ impl Transactions for Owner {
         let judged = judge(&login);
         self.logged_in = judged.is_ok();
         Some(judged)
+    }
+
+    fn channel(&self) -> Channel {
+        Channel { exporter: Some([7; 32]), certified: true }
+    }
+
+    fn scram(&mut self, name: &str, _now: Now) -> Option<ScramOffer> {
+        assert!((1..=LOGIN_OCTETS_MAX).contains(&name.len()));
+        self.calls.push(format!("scram {}", name.escape_debug()));
+        let keys = ScramKeys { salt: [1; SALT_OCTETS], iterations: ITERATIONS, stored: [2; 32], server: [3; 32] };
+        Some(ScramOffer { nonce: "server".into(), salt: keys.salt, iterations: keys.iterations, keys: vec![keys] })
     }
 
     fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply> {
@@ -194,6 +214,8 @@ fuzz_target!(|input: &[u8]| {
         // What comes behind STARTTLS depends on where reads end, by its nature.
         starttls: false,
         auth: bit(6) && !bit(1),
+        mechanisms: Mechanisms::of(Mechanism::ALL),
+        auth_in_clear: false,
         bare_newlines: if bit(0) { BareNewlines::Convert } else { BareNewlines::Refuse },
         proxy: bit(1),
         max_recipients: 2,

@@ -8,7 +8,7 @@ use crate::control::http::STATES;
 use crate::control::identities::DEFAULT_TENANT;
 use crate::control::log::LogFormat;
 use crate::policy::domain::Unverified;
-use crate::policy::identity::SenderRule;
+use crate::policy::identity::{CertificateRule, SenderRule};
 use crate::shard::settings::NextHop;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -413,6 +413,9 @@ pub enum CredentialCommand {
         /// It may send as this address, or as all of this domain; repeat for several [default: all]
         #[arg(long, value_name = "ADDRESS|DOMAIN")]
         sender: Vec<SenderRule>,
+        /// It may log in with the certificate of this SHA-256 fingerprint or name; repeat for several
+        #[arg(long, value_name = "SHA256|NAME")]
+        certificate: Vec<CertificateRule>,
         /// Print JSON
         #[arg(long)]
         json: bool,

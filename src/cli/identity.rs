@@ -57,7 +57,7 @@ pub fn tenant(command: TenantCommand) -> Result<u8, Failure> {
 /// Carries out one of the commands on credentials.
 pub fn credential(command: CredentialCommand) -> Result<u8, Failure> {
     let (request, target, done) = match command {
-        CredentialCommand::Add { login, tenant, label, expires, network, sender, json, target } => {
+        CredentialCommand::Add { login, tenant, label, expires, network, sender, certificate, json, target } => {
             let request = IdentityRequest::AddCredential {
                 tenant,
                 login,
@@ -65,6 +65,7 @@ pub fn credential(command: CredentialCommand) -> Result<u8, Failure> {
                 lifetime_ms: expires.map(millis),
                 networks: network,
                 senders: sender,
+                certificates: certificate,
             };
             return show_secret(&request, json, &target);
         }
@@ -165,6 +166,7 @@ fn list_credentials(tenant: Option<String>, json: bool, target: &Target) -> Resu
         "EXPIRES",
         "NETWORKS",
         "SENDERS",
+        "CERTIFICATES",
         "OLD SECRET UNTIL",
     ]);
     for credential in &credentials {
@@ -179,6 +181,7 @@ fn list_credentials(tenant: Option<String>, json: bool, target: &Target) -> Resu
             &expires,
             &joined(&credential.networks, "everywhere"),
             &joined(&credential.senders, "all"),
+            &joined(&credential.certificates, "none"),
             &credential.old_secret_until_ms.map_or("-".to_owned(), day),
         ]);
     }

@@ -1,10 +1,12 @@
 //! What the keys of a configuration must satisfy together. All of it in one place, so that an operator's mistake is
 //! found before anything starts, and told with its line.
 
+use super::OauthSection;
 use super::error::{ConfigError, Place};
 use super::read::DomainRule;
-use super::sections::{ListenerSection, ListenerTls, RouteSection, TargetKey};
+use super::sections::{ListenerSection, RouteSection, TargetKey};
 use super::{Config, text};
+use crate::control::oauth::TokenSource;
 use crate::limits::{MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -69,6 +71,7 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     check_routes(config)?;
     check_retry(config)?;
     check_limits(config)?;
+    check_oauth(config.oauth.as_ref())?;
     check_rest(config)
 }
 
@@ -171,11 +174,28 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
             "as in tenant_header = \"X-Tenant\", without a colon (RFC 5322 3.6.8)",
         ));
     }
-    if listener.auth == Some(true) && listener.tls == ListenerTls::None {
+    if listener.auth == Some(true) && !listener.authentication() {
         return Err(Problem::new(
             at("auth"),
             "no password is taken in the clear",
             "add tls = \"starttls\" or tls = \"implicit\"",
+        ));
+    }
+    if listener.auth_in_clear {
+        let bound = listener.address.iter().all(|address| address.ip().to_canonical().is_loopback());
+        if !bound || listener.proxy {
+            return Err(Problem::new(
+                at("auth_in_clear"),
+                "others than this machine could reach this listener, and passwords could be read on the way",
+                "use TLS; this is for trials on a loopback address without PROXY headers",
+            ));
+        }
+    }
+    if listener.auth_mechanisms.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Problem::new(
+            at("auth_mechanisms"),
+            "the list is empty",
+            "as in auth_mechanisms = [\"PLAIN\", \"SCRAM-SHA-256\"], or auth = false",
         ));
     }
     if !listener.authentication() && listener.trusted_networks().is_empty() {
@@ -383,6 +403,61 @@ fn check_limits(config: &Config) -> Result<(), Problem> {
         at_least_a_second(time, key)?;
     }
     Ok(())
+}
+
+/// The longest time that clocks may differ: a token must not live much longer than its issuer says.
+const LEEWAY_MAX: Duration = Duration::from_secs(600);
+
+fn check_oauth(section: Option<&OauthSection>) -> Result<(), Problem> {
+    let Some(oauth) = section else { return Ok(()) };
+    for (key, list) in [("issuers", &oauth.issuers), ("audiences", &oauth.audiences)] {
+        if list.is_empty() || list.iter().any(String::is_empty) {
+            let hint = "else tokens that were made for others could be used here";
+            return Err(Problem::new(format!("oauth.{key}"), "is needed, as a text or a list of texts", hint));
+        }
+    }
+    let url = match oauth.source() {
+        None => {
+            return Err(Problem::new(
+                "oauth",
+                "it is not said how tokens are checked",
+                "either keys = \"https://…/jwks.json\" or a file, or introspection with client_id and client_secret_file",
+            ));
+        }
+        Some(TokenSource::File(_)) => None,
+        Some(TokenSource::Url(url)) => Some(("keys", url)),
+        Some(TokenSource::Introspection { url, .. }) => Some(("introspection", url)),
+    };
+    if let Some((key, url)) = url
+        && !is_safe_url(&url)
+    {
+        return Err(Problem::new(
+            format!("oauth.{key}"),
+            format!("`{url}` is no address of HTTPS"),
+            "https://HOST/…; http:// is taken for 127.0.0.1 and [::1] alone",
+        ));
+    }
+    if oauth.algorithms.is_empty() {
+        return Err(Problem::new("oauth.algorithms", "the list is empty", "leave it out for the usual ones"));
+    }
+    if oauth.leeway > LEEWAY_MAX {
+        return Err(Problem::new("oauth.leeway", "longer than 10m", "1m is the default"));
+    }
+    if oauth.claim.is_empty() {
+        return Err(Problem::new("oauth.claim", "a claim is needed", "`sub` is the default; `email` is usual too"));
+    }
+    Ok(())
+}
+
+/// Whether what is asked there, and its answer, are protected on the way.
+fn is_safe_url(url: &str) -> bool {
+    let Ok(url) = url.parse::<hyper::Uri>() else { return false };
+    let loopback = || url.host().is_some_and(|host| ["127.0.0.1", "[::1]"].contains(&host));
+    match url.scheme_str() {
+        Some("https") => url.host().is_some(),
+        Some("http") => loopback(),
+        _ => false,
+    }
 }
 
 fn check_rest(config: &Config) -> Result<(), Problem> {

@@ -1,8 +1,11 @@
 //! How single values are read by serde: each with its own words for what is expected, so that an error helps.
 
 use super::text;
+use crate::control::oauth::ALGORITHMS;
 use crate::shard::settings::{NextHop, Rate};
+use crate::smtp::sasl::Mechanism;
 use ipnet::IpNet;
+use jsonwebtoken::Algorithm;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
@@ -90,6 +93,29 @@ pub fn many<'de, D: Deserializer<'de>, T: FromText>(reader: D) -> Result<Vec<T>,
 /// The same, for a key that may be left out.
 pub fn some_many<'de, D: Deserializer<'de>, T: FromText>(reader: D) -> Result<Option<Vec<T>>, D::Error> {
     many(reader).map(Some)
+}
+
+impl FromText for Mechanism {
+    const EXPECTED: &'static str = "a mechanism of SASL, as in \"PLAIN\"";
+    fn from_text(text: &str) -> Result<Mechanism, String> {
+        text.parse()
+    }
+}
+
+impl FromText for String {
+    const EXPECTED: &'static str = "a text";
+    fn from_text(text: &str) -> Result<String, String> {
+        Ok(text.to_owned())
+    }
+}
+
+impl FromText for Algorithm {
+    const EXPECTED: &'static str = "an algorithm of signatures, as in \"ES256\"";
+    fn from_text(text: &str) -> Result<Algorithm, String> {
+        let known = || ALGORITHMS.map(|one| format!("{one:?}")).join(", ");
+        let one = ALGORITHMS.into_iter().find(|one| format!("{one:?}") == text);
+        one.ok_or_else(|| format!("`{text}` is no algorithm that tokens may be signed with; those are {}", known()))
+    }
 }
 
 impl FromText for Duration {

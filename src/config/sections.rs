@@ -5,6 +5,7 @@ use super::read::{self, DomainRule, NameServer};
 use crate::control::log::{LogFormat, LogLevel};
 use crate::shard::settings::{NextHop, Rate};
 use crate::smtp::client::TlsUse;
+use crate::smtp::sasl::Mechanism;
 use crate::smtp::server::BareNewlines;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -125,6 +126,12 @@ pub struct ListenerSection {
     /// Whether clients log in here, under TLS. By default they do on submission and do not on relay listeners.
     #[serde(default)]
     pub auth: Option<bool>,
+    /// By which mechanisms, when not by all that can be used.
+    #[serde(default, deserialize_with = "read::some_many")]
+    pub auth_mechanisms: Option<Vec<Mechanism>>,
+    /// Whether clients may log in without TLS: for trials, where only this machine can connect.
+    #[serde(default)]
+    pub auth_in_clear: bool,
     /// Octets of one message, when other than `limits.message_size`.
     #[serde(default, deserialize_with = "read::some_size")]
     pub message_size: Option<u64>,
@@ -146,6 +153,8 @@ impl ListenerSection {
             bare_newlines: None,
             trusted: None,
             auth: None,
+            auth_mechanisms: None,
+            auth_in_clear: false,
             message_size: None,
             recipients: None,
         }
@@ -155,7 +164,8 @@ impl ListenerSection {
 impl ListenerSection {
     /// Whether clients log in here.
     pub fn authentication(&self) -> bool {
-        self.auth.unwrap_or(self.kind == ListenerKind::Submission) && self.tls != ListenerTls::None
+        let protected = self.tls != ListenerTls::None || self.auth_in_clear;
+        self.auth.unwrap_or(self.kind == ListenerKind::Submission) && protected
     }
 
     /// The networks that may relay here without a login: on relay listeners those of this machine when none are named.

@@ -7,6 +7,7 @@ use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
 use crate::shard::settings::{DomainPattern, HostSpec, ListenerSettings, NextHop, Route, Settings, SiteLimits, Target};
 use crate::smtp::client::{ClientConfig, ClientTimeouts};
+use crate::smtp::sasl::{Mechanism, Mechanisms};
 use crate::smtp::server::{BareNewlines, SessionConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -102,6 +103,15 @@ pub fn listen_addresses(config: &Config) -> Vec<SocketAddr> {
     config.listener.iter().flat_map(|listener| listener.address.iter().copied()).collect()
 }
 
+/// By which mechanisms clients log in at a listener.
+fn mechanisms(section: &ListenerSection, tokens: bool) -> Mechanisms {
+    let usable = |one: &Mechanism| tokens || !matches!(one, Mechanism::OauthBearer | Mechanism::Xoauth2);
+    match &section.auth_mechanisms {
+        Some(named) => Mechanisms::of(named.iter().copied().filter(usable)),
+        None => Mechanisms::of(Mechanism::ALL.into_iter().filter(usable)),
+    }
+}
+
 /// One listener for each address of the section.
 fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<ListenerSettings> {
     let limits = &config.limits;
@@ -111,6 +121,8 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
         max_message_size: section.message_size.unwrap_or(limits.message_size),
         starttls: section.tls == ListenerTls::Starttls,
         auth: section.authentication(),
+        mechanisms: mechanisms(section, config.oauth.is_some()),
+        auth_in_clear: section.auth_in_clear,
         bare_newlines: match section.bare_newlines {
             Some(key) => key.into(),
             None if submission => BareNewlines::Convert,

@@ -9,7 +9,8 @@ use super::identity_requests::{CredentialView, IdentityReply, IdentityRequest};
 use crate::clock::UnixTime;
 use crate::limits::LOGIN_OCTETS_MAX;
 use crate::policy::domain::Unverified;
-use crate::policy::identity::{Credential, Directory, SecretHash, Tenant};
+use crate::policy::identity::{Credential, Directory, SECRETS_MAX, SecretHash, Tenant};
+use crate::smtp::scram::{ITERATIONS, ScramKeys};
 use arc_swap::ArcSwap;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
@@ -32,9 +33,6 @@ const CREDENTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cred
 
 /// Octets that the database may keep in memory: all of it is in the snapshot anyway.
 const CACHE_OCTETS: usize = 1 << 20;
-
-/// Secrets of a credential: the present one, and the one before while it is rotated.
-const SECRETS_MAX: usize = 2;
 
 /// Octets of a credential's label.
 const LABEL_OCTETS_MAX: usize = 128;
@@ -159,7 +157,7 @@ impl Identities {
                 self.put(TENANTS, &name, &tenant)?;
             }
             IdentityRequest::RemoveTenant { name } => self.remove_tenant(&name)?,
-            IdentityRequest::AddCredential { tenant, login, label, lifetime_ms, networks, senders } => {
+            IdentityRequest::AddCredential { tenant, login, label, lifetime_ms, networks, senders, certificates } => {
                 let login = login.map_or_else(|| made_login(&tenant), Ok)?;
                 self.tenant(&tenant)?;
                 check_name("login", &login, LOGIN_OCTETS_MAX)?;
@@ -167,7 +165,7 @@ impl Identities {
                 if self.directory.load().credential(&login).is_some() {
                     return Err(IdentityError::Present("credential", login));
                 }
-                let (secret, hash) = made_secret()?;
+                let (secret, kept) = made_secret(None)?;
                 let credential = Credential {
                     id: random_u64()?,
                     login: login.as_str().into(),
@@ -178,7 +176,8 @@ impl Identities {
                     expires_ms: lifetime_ms.map(|lifetime| now.saturating_add(lifetime)),
                     networks,
                     senders,
-                    secrets: vec![SecretHash { phc: hash, until_ms: None }],
+                    certificates,
+                    secrets: vec![kept],
                     revision: random_u64()?,
                 };
                 self.put(CREDENTIALS, &login, &credential)?;
@@ -187,13 +186,14 @@ impl Identities {
             }
             IdentityRequest::RotateCredential { login, overlap_ms } => {
                 let mut credential = self.credential(&login)?;
-                let (secret, hash) = made_secret()?;
                 credential.secrets.retain(|old| old.until_ms.is_none());
                 credential.secrets.iter_mut().for_each(|old| old.until_ms = Some(now.saturating_add(overlap_ms)));
                 if overlap_ms == 0 {
                     credential.secrets.clear();
                 }
-                credential.secrets.insert(0, SecretHash { phc: hash, until_ms: None });
+                // SCRAM tells a client one salt: with the same one both secrets of a rotation can prove themselves.
+                let (secret, kept) = made_secret(credential.secrets.first().and_then(|old| old.scram.as_ref()))?;
+                credential.secrets.insert(0, kept);
                 credential.revision = random_u64()?;
                 self.put(CREDENTIALS, &login, &credential)?;
                 self.publish()?;
@@ -262,6 +262,7 @@ impl Identities {
             lifetime_ms: None,
             networks: Vec::new(),
             senders: Vec::new(),
+            certificates: Vec::new(),
         };
         match self.handle(request, now)? {
             IdentityReply::Secret { login, secret } => Ok(Some((login, secret))),
@@ -275,7 +276,7 @@ impl Identities {
         if known.as_ref().is_some_and(|known| verify(&known.secrets, password.as_bytes(), now)) {
             return Ok(());
         }
-        let secrets = vec![SecretHash { phc: hash(password)?, until_ms: None }];
+        let secrets = vec![kept(password, None)?];
         let new = Credential {
             id: random_u64()?,
             login: login.into(),
@@ -286,6 +287,7 @@ impl Identities {
             expires_ms: None,
             networks: Vec::new(),
             senders: Vec::new(),
+            certificates: Vec::new(),
             secrets: Vec::new(),
             revision: 0,
         };
@@ -429,11 +431,21 @@ fn made_login(tenant: &str) -> Result<String, IdentityError> {
     Ok(format!("{tenant}-{:08x}", random_u64()? as u32))
 }
 
-/// A secret of 192 random bits and its hash.
-fn made_secret() -> Result<(String, Box<str>), IdentityError> {
+/// A secret of 192 random bits and what is kept of it; with the salt of an older one, if there is one.
+fn made_secret(older: Option<&ScramKeys>) -> Result<(String, SecretHash), IdentityError> {
     let secret = URL_SAFE_NO_PAD.encode(random::<24>()?);
-    let hash = hash(&secret)?;
-    Ok((secret, hash))
+    let kept = kept(&secret, older)?;
+    Ok((secret, kept))
+}
+
+/// What is kept of a secret.
+fn kept(secret: &str, older: Option<&ScramKeys>) -> Result<SecretHash, IdentityError> {
+    let (salt, iterations) = match older {
+        Some(older) => (older.salt, older.iterations),
+        None => (random()?, ITERATIONS),
+    };
+    let scram = Some(ScramKeys::derive(secret.as_bytes(), salt, iterations));
+    Ok(SecretHash { phc: hash(secret)?, until_ms: None, scram })
 }
 
 fn hash(secret: &str) -> Result<Box<str>, IdentityError> {
@@ -448,7 +460,7 @@ const NOBODY: &str =
 /// Whether a password is that of one of these secrets which are taken at this time. Blocks for two hashes, some 30 ms,
 /// however many secrets there are, so that nobody learns from the time which logins exist or are being rotated.
 pub fn verify(secrets: &[SecretHash], password: &[u8], now: UnixTime) -> bool {
-    let taken = secrets.iter().filter(|secret| secret.until_ms.is_none_or(|until| until > now.as_millis()));
+    let taken = secrets.iter().filter(|secret| secret.is_taken(now));
     let hashes = taken.map(|secret| &*secret.phc).chain(std::iter::repeat(NOBODY)).take(SECRETS_MAX);
     hashes.fold(false, |good, phc| {
         let fits = PasswordHash::new(phc);
@@ -485,6 +497,7 @@ mod tests {
             lifetime_ms: None,
             networks: Vec::new(),
             senders: Vec::new(),
+            certificates: Vec::new(),
         };
         secret(identities.handle(request, NOW).unwrap())
     }
@@ -510,6 +523,8 @@ mod tests {
         let (_, newer) = secret(identities.handle(rotate, NOW).unwrap());
         let rotated = Arc::clone(identities.directory().load().credential("app").unwrap());
         assert_ne!(rotated.revision, credential.revision);
+        let keys = rotated.secrets.iter().map(|secret| secret.scram.as_ref().unwrap()).collect::<Vec<_>>();
+        assert!(keys[0].salt == keys[1].salt && keys[0].stored != keys[1].stored, "one salt for both of a rotation");
         let later = UnixTime::from_millis(1_500);
         assert!(verify(&rotated.secrets, password.as_bytes(), NOW) && verify(&rotated.secrets, newer.as_bytes(), NOW));
         assert!(
@@ -583,6 +598,7 @@ mod tests {
             lifetime_ms: None,
             networks: Vec::new(),
             senders: Vec::new(),
+            certificates: Vec::new(),
         };
         assert!(error(labelled("x")).contains("no tenant `a`"));
         assert!(error(IdentityRequest::RemoveCredential { login: "x".into() }).contains("no credential `x`"));
@@ -603,7 +619,7 @@ mod tests {
     #[test]
     fn the_hash_of_nobody_costs_as_much_as_a_real_one() {
         let parse = |phc: &str| PasswordHash::new(phc).unwrap().params.to_string();
-        let (_, hash) = made_secret().unwrap();
-        assert_eq!(parse(&hash), parse(NOBODY));
+        let (_, kept) = made_secret(None).unwrap();
+        assert_eq!(parse(&kept.phc), parse(NOBODY));
     }
 }

@@ -1,7 +1,7 @@
 //! What operators ask of the identities, and what they are answered: the admin interface's words, as JSON.
 
 use crate::policy::domain::Unverified;
-use crate::policy::identity::{Credential, SenderRule, Tenant};
+use crate::policy::identity::{CertificateRule, Credential, SenderRule, Tenant};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,9 @@ pub enum IdentityRequest {
         /// Which senders it may use.
         #[serde(default)]
         senders: Vec<SenderRule>,
+        /// With which certificates it may log in without its secret.
+        #[serde(default)]
+        certificates: Vec<CertificateRule>,
     },
     /// A new secret for a credential, in the answer; the old one goes on for a while.
     RotateCredential {
@@ -114,6 +117,9 @@ pub struct CredentialView {
     pub networks: Vec<IpNet>,
     /// With which senders.
     pub senders: Vec<SenderRule>,
+    /// With which certificates it may log in.
+    #[serde(default)]
+    pub certificates: Vec<CertificateRule>,
     /// Until when the secret before the present one is taken.
     pub old_secret_until_ms: Option<u64>,
 }
@@ -130,6 +136,7 @@ impl CredentialView {
             expires_ms: credential.expires_ms,
             networks: credential.networks.clone(),
             senders: credential.senders.clone(),
+            certificates: credential.certificates.clone(),
             old_secret_until_ms: credential.secrets.get(1).and_then(|secret| secret.until_ms),
         }
     }

@@ -10,11 +10,13 @@ pub mod domain_check;
 pub mod domain_requests;
 pub mod domains;
 pub mod http;
+pub mod https;
 pub mod identities;
 pub mod identity_requests;
 pub mod log;
 pub mod log_output;
 pub mod metrics_text;
+pub mod oauth;
 pub mod requests;
 pub mod resolve;
 pub mod sandbox;
@@ -30,6 +32,7 @@ use domain_check::DomainCheck;
 use http::{Phase, Shared};
 use identities::Identities;
 use log::EventLog;
+use oauth::TokenChecker;
 use requests::Requests;
 use resolve::ResolveService;
 use sandbox::Sandbox;
@@ -64,6 +67,8 @@ pub struct ControlParts {
     pub identities: Identities,
     /// The key under which logins are remembered.
     pub login_key: [u8; 32],
+    /// Checks tokens, where clients may log in with them.
+    pub tokens: Option<TokenChecker>,
     /// Looks up names.
     pub resolver: Arc<Resolver>,
     /// Where events go.
@@ -136,7 +141,8 @@ pub async fn run(parts: ControlParts) -> Ended {
     let (mut ended, mut signals, watchdog) = (parts.ended, parts.signals, parts.watchdog);
     let (resolve, mut resolved) = ResolveService::new(Arc::clone(&resolver), registry, shards.clone());
     let count = shards.len();
-    let authenticator = Authenticator::new(parts.identities.directory(), &parts.login_key, shards.clone(), log.clone());
+    let authenticator =
+        Authenticator::new(parts.identities.directory(), &parts.login_key, shards.clone(), log.clone(), parts.tokens);
     let kept = sandbox.as_ref().map(|(sandbox, ..)| sandbox.clone());
     let identities = Arc::new(parts.identities);
     let domains = DomainCheck::new(Arc::clone(&identities), resolver, log.clone());

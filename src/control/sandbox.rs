@@ -218,6 +218,8 @@ fn session_config(hostname: Box<str>) -> SessionConfig {
         max_message_size: 1 << 30,
         starttls: false,
         auth: false,
+        mechanisms: Default::default(),
+        auth_in_clear: false,
         bare_newlines: BareNewlines::Convert,
         proxy: false,
         max_recipients: 10_000,

@@ -168,6 +168,7 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
         inbox,
         identities: identities::Identities::open(&directory).unwrap(),
         login_key: [7; 32],
+        tokens: None,
         resolver: Arc::new(Resolver::new(&dns).unwrap()),
         log: EventLog::new(log::LogFormat::Human, log::LogLevel::Info, LogOutput::new(sink)),
         admin: UnixListener::bind(&socket).unwrap(),

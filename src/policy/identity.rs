@@ -7,6 +7,7 @@ use crate::address::Address;
 use crate::clock::UnixTime;
 use crate::policy::domain::{AUTHOR_UNCLEAR, Authors, Domain, Unverified, authors, not_verified};
 use crate::reply::Reply;
+use crate::smtp::scram::ScramKeys;
 use foldhash::HashMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,19 @@ pub struct SecretHash {
     pub phc: Box<str>,
     /// An older secret is taken until then, milliseconds since 1970; none: until it is rotated.
     pub until_ms: Option<u64>,
+    /// What SCRAM needs of it; none of a secret that was made before this was kept: it gets them when it is rotated.
+    #[serde(default)]
+    pub scram: Option<ScramKeys>,
+}
+
+/// Secrets of a credential: the present one, and the one before while it is rotated.
+pub const SECRETS_MAX: usize = 2;
+
+impl SecretHash {
+    /// Whether it is taken at this time.
+    pub fn is_taken(&self, now: UnixTime) -> bool {
+        self.until_ms.is_none_or(|until| until > now.as_millis())
+    }
 }
 
 impl fmt::Debug for SecretHash {
@@ -64,10 +78,77 @@ pub struct Credential {
     pub networks: Vec<IpNet>,
     /// Which senders it may use of those that its tenant may; all of them when empty.
     pub senders: Vec<SenderRule>,
+    /// The certificates with which it may log in without a secret.
+    #[serde(default)]
+    pub certificates: Vec<CertificateRule>,
     /// Its secrets, the newest first.
     pub secrets: Vec<SecretHash>,
     /// New with each change of its secrets and of itself: what was remembered of an earlier one counts no more.
     pub revision: u64,
+}
+
+/// A client's certificate that a credential logs in with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum CertificateRule {
+    /// The one with this SHA-256 of its whole (DER).
+    Fingerprint([u8; 32]),
+    /// Each with this name among the alternative names of its subject, in lower case.
+    Name(Box<str>),
+}
+
+impl TryFrom<String> for CertificateRule {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<CertificateRule, String> {
+        text.parse()
+    }
+}
+
+impl From<CertificateRule> for String {
+    fn from(rule: CertificateRule) -> String {
+        rule.to_string()
+    }
+}
+
+impl std::str::FromStr for CertificateRule {
+    type Err = String;
+
+    /// 64 hexadecimal digits, with or without colons; or a domain or an address.
+    fn from_str(text: &str) -> Result<CertificateRule, String> {
+        let digits: Vec<u8> = text.bytes().filter(|octet| *octet != b':').collect();
+        if digits.len() == 64 && digits.iter().all(u8::is_ascii_hexdigit) {
+            let mut fingerprint = [0; 32];
+            for (octet, pair) in fingerprint.iter_mut().zip(digits.chunks_exact(2)) {
+                let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default() as u8;
+                *octet = value(pair[0]) << 4 | value(pair[1]);
+            }
+            return Ok(CertificateRule::Fingerprint(fingerprint));
+        }
+        match text.parse::<SenderRule>() {
+            Ok(SenderRule::Address(address)) => Ok(CertificateRule::Name(address)),
+            Ok(SenderRule::Domain(domain)) if !text.contains('@') => Ok(CertificateRule::Name(domain)),
+            _ => Err(format!("`{text}` is neither a SHA-256 fingerprint nor a name of a certificate")),
+        }
+    }
+}
+
+impl fmt::Display for CertificateRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CertificateRule::Fingerprint(octets) => octets.iter().try_for_each(|octet| write!(f, "{octet:02x}")),
+            CertificateRule::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl CertificateRule {
+    fn fits(&self, fingerprint: &[u8; 32], names: &[Box<str>]) -> bool {
+        match self {
+            CertificateRule::Fingerprint(own) => own == fingerprint,
+            CertificateRule::Name(own) => names.iter().any(|name| name.eq_ignore_ascii_case(own)),
+        }
+    }
 }
 
 /// A sender that a credential may use.
@@ -168,12 +249,16 @@ pub struct Directory {
     credentials: HashMap<Box<str>, Arc<Credential>>,
     /// By tenant, then by name.
     domains: HashMap<Box<str>, HashMap<Box<str>, Arc<Domain>>>,
+    /// The logins of those that have certificates.
+    certified: Vec<Box<str>>,
 }
 
 impl Directory {
     /// Of these.
     pub fn new(tenants: Vec<Tenant>, credentials: Vec<Credential>) -> Directory {
+        let with_certificates = credentials.iter().filter(|one| !one.certificates.is_empty());
         Directory {
+            certified: with_certificates.map(|one| one.login.clone()).collect(),
             tenants: tenants.into_iter().map(|tenant| (tenant.name.clone(), Arc::new(tenant))).collect(),
             credentials: credentials.into_iter().map(|one| (one.login.clone(), Arc::new(one))).collect(),
             domains: HashMap::default(),
@@ -258,6 +343,16 @@ impl Directory {
         self.credentials.get(login)
     }
 
+    /// The credential with this login that a certificate logs in with; without a login, the only one.
+    pub fn by_certificate(&self, login: &str, fingerprint: &[u8; 32], names: &[Box<str>]) -> Option<&Arc<Credential>> {
+        let fits = |one: &&Arc<Credential>| one.certificates.iter().any(|rule| rule.fits(fingerprint, names));
+        if !login.is_empty() {
+            return self.credential(login).filter(fits);
+        }
+        let mut all = self.certified.iter().filter_map(|login| self.credential(login)).filter(fits);
+        all.next().filter(|_| all.next().is_none())
+    }
+
     /// Whether a credential whose secret is right may be used by this client now.
     pub fn check(&self, credential: &Credential, client: IpAddr, now: UnixTime) -> Result<(), Refusal> {
         let client = client.to_canonical();
@@ -288,6 +383,25 @@ impl Directory {
 }
 
 impl Credential {
+    /// With this login, of this tenant: enabled, for everything, and without a secret.
+    #[cfg(test)]
+    pub(crate) fn of(login: &str, tenant: &str) -> Credential {
+        Credential {
+            id: 1,
+            login: login.into(),
+            tenant: tenant.into(),
+            label: "production".into(),
+            enabled: true,
+            created_ms: 1,
+            expires_ms: None,
+            networks: Vec::new(),
+            senders: Vec::new(),
+            certificates: Vec::new(),
+            secrets: Vec::new(),
+            revision: 1,
+        }
+    }
+
     /// Whether it may send as this address. The null path is no sender and always allowed.
     pub fn may_send_as(&self, sender: &Address) -> Result<(), Reply> {
         if self.senders.is_empty() || self.senders.iter().any(|rule| rule.fits(sender)) {
@@ -304,19 +418,7 @@ mod tests {
     use super::*;
 
     fn credential(login: &str, tenant: &str) -> Credential {
-        Credential {
-            id: 1,
-            login: login.into(),
-            tenant: tenant.into(),
-            label: "production".into(),
-            enabled: true,
-            created_ms: 1,
-            expires_ms: None,
-            networks: Vec::new(),
-            senders: Vec::new(),
-            secrets: Vec::new(),
-            revision: 1,
-        }
+        Credential::of(login, tenant)
     }
 
     fn tenant(name: &str) -> Tenant {
@@ -409,6 +511,34 @@ mod tests {
         assert_eq!(signer("a", "x@own.example, y@a.example"), Ok("a.example".into()));
         assert_eq!(signer("a", "nobody"), Ok(String::new()));
         assert_eq!((path("gone", "x@own.example"), signer("gone", "x@own.example")), (Ok(()), Ok(String::new())));
+    }
+
+    #[test]
+    fn certificates_belong_to_credentials() {
+        let fingerprint = "ab:CD:".to_owned() + &"00".repeat(30);
+        let rule: CertificateRule = fingerprint.parse().unwrap();
+        assert_eq!(rule.to_string(), format!("abcd{}", "00".repeat(30)));
+        let CertificateRule::Fingerprint(octets) = rule else { panic!() };
+        let with = |login: &str, rules: &[&str]| Credential {
+            certificates: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
+            ..credential(login, "a")
+        };
+        let all =
+            vec![with("one", &[&fingerprint]), with("two", &["App.example.org"]), with("three", &["app.example.org"])];
+        let directory = Directory::new(Vec::new(), all);
+        let login = |name: &str, fingerprint: &[u8; 32], names: &[&str]| {
+            let names: Vec<Box<str>> = names.iter().map(|name| (*name).into()).collect();
+            directory.by_certificate(name, fingerprint, &names).map(|one| one.login.to_string())
+        };
+        assert_eq!(login("", &octets, &[]).as_deref(), Some("one"));
+        assert_eq!(login("one", &octets, &[]).as_deref(), Some("one"));
+        assert_eq!(login("two", &octets, &[]), None);
+        assert_eq!(login("two", &[0; 32], &["app.example.org"]).as_deref(), Some("two"));
+        assert_eq!(login("", &[0; 32], &["app.example.org"]), None, "it is not clear whose it is");
+        assert_eq!(login("", &[0; 32], &["other.example.org"]), None);
+        for text in ["", "@example.org", "abcd", &"g".repeat(65)] {
+            assert!(text.parse::<CertificateRule>().is_err() || text == "abcd", "{text}");
+        }
     }
 
     #[test]

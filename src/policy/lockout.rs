@@ -67,12 +67,16 @@ impl Lockout {
         if self.homes.contains_key(&(account.into(), network)) {
             return by_network;
         }
+        if account.is_empty() {
+            return by_network;
+        }
         by_network.max(of(&Who::Account(account.into()), LOCKOUT_ACCOUNT_FAILURES))
     }
 
     /// A login failed.
     pub fn failed(&mut self, account: &str, client: IpAddr, now: Instant) -> Failed {
-        let by_account = self.count(Who::Account(account.into()), now);
+        // Nobody's name, where a token was to say it: all of those are not one account.
+        let by_account = if account.is_empty() { 0 } else { self.count(Who::Account(account.into()), now) };
         let by_network = self.count(Who::Network(network_of(client)), now);
         let doublings = by_account.max(by_network).saturating_sub(1).min(16);
         Failed {
@@ -166,6 +170,15 @@ mod tests {
             lockout.failed("app", home, Instant::ZERO);
         }
         assert_eq!(lockout.locked_for("app", home, Instant::ZERO), Some(LOCKOUT_TIME));
+    }
+
+    #[test]
+    fn logins_without_a_name_are_no_account() {
+        let mut lockout = Lockout::default();
+        for number in 0..=LOCKOUT_ACCOUNT_FAILURES {
+            assert!(!lockout.failed("", IpAddr::from([198, 51, number as u8, 1]), Instant::ZERO).account_locked);
+        }
+        assert_eq!(lockout.locked_for("", ip("203.0.113.1"), Instant::ZERO), None);
     }
 
     #[test]

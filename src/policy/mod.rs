@@ -8,5 +8,6 @@ pub mod identity;
 pub mod lockout;
 pub mod logins;
 pub mod relay;
+pub mod scram;
 pub mod session_limits;
 pub mod trace;

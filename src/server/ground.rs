@@ -6,7 +6,7 @@
 //! As root nothing is opened in the spool: its owner could have put links there.
 
 use super::{ServeError, Sockets, bind_listeners, directory::DirectoryError};
-use crate::config::Config;
+use crate::config::{Config, OauthSection};
 use crate::event::Severity;
 use crate::io::confinement::{self, Enforced, Files};
 use crate::io::privileges::{self, DEFAULT_USER, User};
@@ -176,7 +176,9 @@ fn files(config: &Config, credential_file: Option<&Path>) -> Files {
     );
     readable.extend(config.process.readable.iter().cloned());
     readable.extend(credential_file.map(Path::to_owned));
-    for file in [&config.tls.certificate, &config.tls.key].into_iter().flatten() {
+    let oauth = config.oauth.iter().flat_map(OauthSection::files);
+    let tls = [config.tls.certificate.as_deref(), config.tls.key.as_deref()];
+    for file in tls.into_iter().flatten().chain(oauth) {
         readable.extend(directories_of(file));
     }
     let sockets = config.admin_socket().parent().map(Path::to_owned).into_iter().collect();

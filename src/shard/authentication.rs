@@ -1,17 +1,18 @@
 //! A client logs in: recognised at once from what the shard remembers, or asked of the control thread, which has the time
-//! for a password hash.
+//! for a password hash and counts what fails. Proofs of SCRAM are cheap and were checked by the session.
 //!
 //! Not here: who may (src/policy/identity.rs). A session that ends meanwhile is not missed; one that waits too long is
 //! closed by its own deadline.
 
 use crate::clock::Now;
-use crate::io::handler::ConnId;
+use crate::io::handler::{ClientCertificate, ConnId};
 use crate::policy::identity::Credential;
 use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::message::{LoginQuestion, LoginVerdict, Report};
 use crate::smtp::replies::AUTH_INVALID;
 use crate::smtp::sasl::Login;
+use crate::smtp::scram::ScramOffer;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -26,25 +27,35 @@ impl Core {
         conn: ConnId,
         client: IpAddr,
         login: Login,
+        certificate: Option<Arc<ClientCertificate>>,
         now: Now,
     ) -> Option<Arc<Credential>> {
         let known = self.logins.recognise(&login, &self.directory.load(), client, now);
         self.metrics.logins += u64::from(known.is_some());
         if known.is_none() {
             let shard = self.shard;
-            self.report(Report::Login { shard, question: Box::new(LoginQuestion { conn, client, login }) });
+            self.report(Report::Login {
+                shard,
+                question: Box::new(LoginQuestion { conn, client, login, certificate }),
+            });
         }
         known
+    }
+
+    /// What a client of SCRAM is told of a name.
+    pub(super) fn scram(&mut self, name: &str, now: Now) -> ScramOffer {
+        self.scram.offer(name, &self.directory.load(), now.unix)
     }
 
     /// The control thread has judged.
     pub(super) fn login_judged(&mut self, judged: LoginVerdict, now: Now) {
         let LoginVerdict { conn, login, verdict } = judged;
         let directory = self.directory.load_full();
-        let result = verdict.and_then(|revision| {
-            self.logins.remember(&login, revision, now);
+        let result = verdict.and_then(|granted| {
+            self.logins.remember(&login, &granted, now);
             // What has changed since it was checked may be what made it good.
-            directory.credential(&login.name).filter(|one| one.revision == revision).cloned().ok_or(AUTH_INVALID)
+            let current = directory.credential(&granted.login).filter(|one| one.revision == granted.revision);
+            current.cloned().ok_or(AUTH_INVALID)
         });
         match &result {
             Ok(_) => self.metrics.logins += 1,

@@ -13,6 +13,7 @@ use crate::limits::{DROPS_TOLD_EVERY, MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHAR
 use crate::metrics::{QueueDepth, ShardMetrics};
 use crate::policy::identity::Directory;
 use crate::policy::logins::Logins;
+use crate::policy::scram::ScramSource;
 use crate::policy::session_limits::SessionLimits;
 use crate::queue::{Queue, QueueConfig, SiteId};
 use crate::shard::connections::{Conn, Connections};
@@ -90,6 +91,7 @@ pub struct Core {
     pub(super) tenants: Tenants,
     pub(super) directory: Arc<ArcSwap<Directory>>,
     pub(super) logins: Logins,
+    pub(super) scram: ScramSource,
     pub(super) ids: MessageIds,
     pub(super) storing: Storing,
     /// Messages that wait for their signatures.
@@ -183,6 +185,7 @@ impl Core {
             tenants: Tenants::default(),
             directory,
             logins: Logins::new(&login_key),
+            scram: ScramSource::new(&login_key, shard),
             ids: MessageIds::above(shard, spool_written),
             storing: Storing::default(),
             signing: Signing::default(),

@@ -18,7 +18,8 @@ use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::signing::SpillSigning;
 use crate::shard::storing::{Origin, refusal};
-use crate::smtp::sasl::Login;
+use crate::smtp::sasl::{Channel, Login};
+use crate::smtp::scram::ScramOffer;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -390,9 +391,26 @@ impl Transactions for Receiving<'_> {
     }
 
     fn authenticate(&mut self, login: Login, now: Now) -> Option<Result<(), Reply>> {
-        let credential = self.core.authenticate(self.state.conn, self.state.client.ip(), login, now)?;
+        let certificate = self.state.tls.as_ref().and_then(|tls| tls.client.clone());
+        let (conn, client) = (self.state.conn, self.state.client.ip());
+        let credential = self.core.authenticate(conn, client, login, certificate, now)?;
         self.state.credential = Some(credential);
         Some(Ok(()))
+    }
+
+    fn channel(&self) -> Channel {
+        self.state
+            .tls
+            .as_ref()
+            .map_or(Channel::default(), |tls| Channel { exporter: tls.exporter, certified: tls.client.is_some() })
+    }
+
+    fn scram(&mut self, name: &str, now: Now) -> Option<ScramOffer> {
+        Some(self.core.scram(name, now))
+    }
+
+    fn forget_login(&mut self) {
+        self.state.credential = None;
     }
 
     fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply> {

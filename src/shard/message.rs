@@ -4,8 +4,9 @@ use crate::clock::{Instant, UnixTime};
 use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::dns::Resolution;
-use crate::io::handler::ConnId;
+use crate::io::handler::{ClientCertificate, ConnId};
 use crate::metrics::ShardMetrics;
+use crate::policy::logins::Granted;
 use crate::reply::Reply;
 use crate::shard::attempt::AttemptOutcome;
 use crate::shard::permits::{ConnectionPermit, SitePermits};
@@ -76,6 +77,8 @@ pub struct LoginQuestion {
     pub client: IpAddr,
     /// What it says of itself.
     pub login: Login,
+    /// The certificate that it has shown, if a good one came.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// What came of it.
@@ -85,8 +88,8 @@ pub struct LoginVerdict {
     pub conn: ConnId,
     /// What was judged.
     pub login: Login,
-    /// The revision of its credential, or what the client is told.
-    pub verdict: Result<u64, Reply>,
+    /// What it is good for, or what the client is told.
+    pub verdict: Result<Granted, Reply>,
 }
 
 /// A recipient group of one message, lent to another shard for one attempt. The home shard stays its owner.

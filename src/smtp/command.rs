@@ -5,7 +5,7 @@
 //! the reply that tells so.
 
 use crate::limits::{
-    ANY_COMMAND_LINE_OCTETS_MAX, COMMAND_LINE_OCTETS_MAX, HELLO_NAME_OCTETS_MAX, MAIL_PARAMETERS_OCTETS_MAX,
+    AUTH_LINE_OCTETS_MAX, COMMAND_LINE_OCTETS_MAX, HELLO_NAME_OCTETS_MAX, MAIL_PARAMETERS_OCTETS_MAX,
     RCPT_PARAMETERS_OCTETS_MAX,
 };
 use crate::reply::Reply;
@@ -64,7 +64,7 @@ pub fn read(line: &[u8]) -> Result<Command<'_>, Reply> {
     } else if verb.eq_ignore_ascii_case(b"MAIL") {
         (MAIL_PARAMETERS_OCTETS_MAX, Command::Mail(arguments))
     } else if verb.eq_ignore_ascii_case(b"AUTH") {
-        (ANY_COMMAND_LINE_OCTETS_MAX - COMMAND_LINE_OCTETS_MAX, Command::Auth(arguments))
+        (AUTH_LINE_OCTETS_MAX - COMMAND_LINE_OCTETS_MAX, Command::Auth(arguments))
     } else {
         return read_other(line, verb, arguments);
     };

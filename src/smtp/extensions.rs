@@ -4,7 +4,7 @@
 
 use crate::smtp::data::BareNewlines;
 use crate::smtp::parameters::Offered;
-use crate::smtp::sasl::Mechanism;
+use crate::smtp::sasl::{Channel, Mechanisms};
 use std::io::Write;
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ pub struct SessionConfig {
     pub starttls: bool,
     /// AUTH is offered, under TLS.
     pub auth: bool,
+    /// By which mechanisms clients may log in, where the connection has what they need.
+    pub mechanisms: Mechanisms,
+    /// AUTH is offered without TLS too: for trials on this machine.
+    pub auth_in_clear: bool,
     /// What becomes of a bare CR or LF in content.
     pub bare_newlines: BareNewlines,
     /// A PROXY header comes first. On sessions that are under TLS from the start it has come before and is read by
@@ -58,7 +62,7 @@ impl SessionConfig {
     }
 
     /// Appends the reply to EHLO (RFC 5321 4.1.1.1). STARTTLS is not offered under TLS (RFC 3207 4.2).
-    pub(crate) fn write_ehlo(&self, tls: bool, out: &mut Vec<u8>) {
+    pub(crate) fn write_ehlo(&self, tls: bool, channel: &Channel, out: &mut Vec<u8>) {
         let mut last = out.len();
         let mut line = |offered: bool, text: std::fmt::Arguments<'_>| {
             if offered {
@@ -80,7 +84,9 @@ impl SessionConfig {
         line(true, format_args!("LIMITS MAILMAX={transactions} RCPTMAX={recipients}"));
         line(self.starttls && !tls, format_args!("STARTTLS"));
         // RFC 4954 4: not before a password could be sent.
-        line(self.auth && tls, format_args!("AUTH {} {}", Mechanism::Plain.name(), Mechanism::Login.name()));
+        let names: Vec<&str> = self.mechanisms.usable(channel).map(|one| one.name()).collect();
+        let auth = self.auth && (tls || self.auth_in_clear) && !names.is_empty();
+        line(auth, format_args!("AUTH {}", names.join(" ")));
         out[last + 3] = b' ';
     }
 }

@@ -4,7 +4,7 @@
 //! Not here: what a line says, nor message content (src/smtp/data.rs). A line that is wrong is reported once, as soon
 //! as that shows, and skipped up to its CRLF, so that no part of it can pass for a command of its own.
 
-use crate::limits::ANY_COMMAND_LINE_OCTETS_MAX;
+use crate::limits::{ANY_COMMAND_LINE_OCTETS_MAX, AUTH_LINE_OCTETS_MAX};
 use std::borrow::Cow;
 
 /// What the next bytes are.
@@ -29,8 +29,19 @@ pub enum LineFault {
     Nul,
 }
 
-/// Octets of the longest line without its CRLF.
-const TEXT_OCTETS_MAX: usize = ANY_COMMAND_LINE_OCTETS_MAX - 2;
+/// Which lines may be as long as [`AUTH_LINE_OCTETS_MAX`]; all others end at [`ANY_COMMAND_LINE_OCTETS_MAX`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum LongLines {
+    /// None.
+    None,
+    /// AUTH commands: the client may log in.
+    Auth,
+    /// The next one, which is an answer within a login.
+    Answer,
+}
+
+/// What a line begins with that may be long.
+const AUTH: &[u8] = b"AUTH ";
 
 /// Cuts the bytes of a client into lines. Holds memory only while a line has begun and not ended.
 #[derive(Debug, Default)]
@@ -52,7 +63,7 @@ enum Skipping {
 
 impl LineReader {
     /// Takes bytes up to the end of a line or up to what shows that it is wrong, and says how many.
-    pub fn handle_input<'a>(&mut self, input: &'a [u8]) -> (usize, Framed<'a>) {
+    pub fn handle_input<'a>(&mut self, input: &'a [u8], long: LongLines) -> (usize, Framed<'a>) {
         let mut start = 0;
         if self.skipping != Skipping::No {
             match self.skip(input) {
@@ -60,7 +71,7 @@ impl LineReader {
                 None => return (input.len(), Framed::Partial),
             }
         }
-        let (consumed, framed) = self.take(&input[start..]);
+        let (consumed, framed) = self.take(&input[start..], long);
         (start + consumed, framed)
     }
 
@@ -93,7 +104,21 @@ impl LineReader {
         None
     }
 
-    fn take<'a>(&mut self, input: &'a [u8]) -> (usize, Framed<'a>) {
+    /// Octets that this line may have without its CRLF. An octet too many never comes before the whole of [`AUTH`].
+    fn text_octets_max(&self, input: &[u8], long: LongLines) -> usize {
+        let begins_with_auth = || {
+            let beginning = self.held.iter().chain(input).take(AUTH.len());
+            beginning.map(u8::to_ascii_uppercase).eq(AUTH.iter().copied())
+        };
+        let is_long = match long {
+            LongLines::None => false,
+            LongLines::Auth => begins_with_auth(),
+            LongLines::Answer => true,
+        };
+        if is_long { AUTH_LINE_OCTETS_MAX - 2 } else { ANY_COMMAND_LINE_OCTETS_MAX - 2 }
+    }
+
+    fn take<'a>(&mut self, input: &'a [u8], long: LongLines) -> (usize, Framed<'a>) {
         if input.is_empty() {
             return (0, Framed::Partial);
         }
@@ -104,7 +129,8 @@ impl LineReader {
             self.held.push(b'\n');
             return (1, Framed::Line(Cow::Owned(std::mem::take(&mut self.held))));
         }
-        let room = TEXT_OCTETS_MAX - self.held.len();
+        // What may be long has not changed since the line began: a login begins and ends with a line.
+        let room = self.text_octets_max(input, long).saturating_sub(self.held.len());
         let special = memchr::memchr3(b'\r', b'\n', 0, &input[..input.len().min(room + 1)]);
         match special.map(|place| (place, input[place], input.get(place + 1))) {
             None if input.len() > room => self.fault(room + 1, LineFault::TooLong),
@@ -143,14 +169,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const TEXT_OCTETS_MAX: usize = ANY_COMMAND_LINE_OCTETS_MAX - 2;
+
     /// Lines as Ok, faults as Err.
     fn frame(pieces: &[&[u8]]) -> Vec<Result<Vec<u8>, LineFault>> {
+        frame_long(pieces, LongLines::None)
+    }
+
+    fn frame_long(pieces: &[&[u8]], long: LongLines) -> Vec<Result<Vec<u8>, LineFault>> {
         let mut reader = LineReader::default();
         let mut seen = Vec::new();
         for piece in pieces {
             let mut rest = *piece;
             loop {
-                let (consumed, framed) = reader.handle_input(rest);
+                let (consumed, framed) = reader.handle_input(rest, long);
                 rest = &rest[consumed..];
                 match framed {
                     Framed::Line(line) => seen.push(Ok(line.into_owned())),
@@ -159,7 +191,8 @@ mod tests {
                 }
             }
             assert!(rest.is_empty());
-            assert!(reader.held.len() <= TEXT_OCTETS_MAX + 1);
+            assert!(reader.held.len() < AUTH_LINE_OCTETS_MAX);
+            assert!(long != LongLines::None || reader.held.len() <= TEXT_OCTETS_MAX + 1);
         }
         seen
     }
@@ -193,13 +226,30 @@ mod tests {
     }
 
     #[test]
+    fn only_logins_may_be_long() {
+        let auth = [&b"auth "[..], &vec![b'x'; AUTH_LINE_OCTETS_MAX - 7]].concat();
+        let answer = vec![b'x'; AUTH_LINE_OCTETS_MAX - 2];
+        for (line, long, fits) in [
+            (&auth, LongLines::Auth, true),
+            (&auth, LongLines::None, false),
+            (&answer, LongLines::Answer, true),
+            (&answer, LongLines::Auth, false),
+        ] {
+            for pieces in [&[line, &b"\r\n"[..]][..], &[&line[..3], &line[3..], b"\r", b"\n"]] {
+                assert_eq!(frame_long(pieces, long) == [Ok([line, &b"\r\n"[..]].concat())], fits, "{long:?}");
+            }
+            assert_eq!(frame_long(&[line, b"x\r\n"], long), [Err(LineFault::TooLong)]);
+        }
+    }
+
+    #[test]
     fn memory_is_held_only_for_a_begun_line() {
         let mut reader = LineReader::default();
-        reader.handle_input(b"NOOP\r\n");
+        reader.handle_input(b"NOOP\r\n", LongLines::None);
         assert_eq!(reader.held.capacity(), 0);
-        reader.handle_input(b"NO");
+        reader.handle_input(b"NO", LongLines::None);
         assert!(reader.is_partial());
-        reader.handle_input(b"OP\r\n");
+        reader.handle_input(b"OP\r\n", LongLines::None);
         assert!(!reader.is_partial());
         assert_eq!(reader.held.capacity(), 0);
     }
@@ -210,7 +260,7 @@ mod tests {
             parts in proptest::collection::vec(
                 prop_oneof![
                     Just(b"\r\n".to_vec()), Just(b"\r".to_vec()), Just(b"\n".to_vec()), Just(b"\0".to_vec()),
-                    "[A-Z ]{0,9}".prop_map(String::into_bytes),
+                    Just(b"AUTH ".to_vec()), "[A-Z ]{0,9}".prop_map(String::into_bytes),
                     (TEXT_OCTETS_MAX - 3..TEXT_OCTETS_MAX + 3).prop_map(|length| vec![b'x'; length]),
                 ],
                 0..12,
@@ -229,6 +279,7 @@ mod tests {
                 rest = behind;
             }
             prop_assert_eq!(frame(&[&bytes]), frame(&pieces));
+            prop_assert_eq!(frame_long(&[&bytes], LongLines::Auth), frame_long(&pieces, LongLines::Auth));
         }
     }
 }

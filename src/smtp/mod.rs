@@ -19,6 +19,7 @@ pub mod peer;
 pub mod proxy;
 pub mod replies;
 pub mod sasl;
+pub mod scram;
 pub mod server;
 mod server_auth;
 pub mod transaction;

@@ -128,6 +128,14 @@ pub const AUTH_CANCELLED: Reply = Reply::fixed(501, 5, 7, 0, "Authentication can
 pub const AUTH_INVALID: Reply = Reply::fixed(535, 5, 7, 8, "Authentication credentials invalid");
 /// A login that cannot be judged now (RFC 4954 6).
 pub const AUTH_UNAVAILABLE: Reply = Reply::fixed(454, 4, 7, 0, "Logins cannot be checked now; try again in a minute");
+/// AUTH by SCRAM without a binding that the client says is not offered, while it is (RFC 5802 6).
+pub const AUTH_DOWNGRADED: Reply = Reply::fixed(
+    535,
+    5,
+    7,
+    8,
+    "SCRAM-SHA-256-PLUS is offered here, but you were not told; somebody may stand between us",
+);
 /// AUTH= of MAIL.
 pub const BAD_AUTH_PARAMETER: Reply = Reply::fixed(501, 5, 5, 4, "AUTH must be <> or an address as xtext (RFC 4954 5)");
 

@@ -10,7 +10,7 @@ use crate::limits::{AUTH_TIMEOUT, HANDSHAKE_TIMEOUT, SESSION_REPLIES_OCTETS_MAX}
 use crate::reply::Reply;
 use crate::smtp::command::{self, Command};
 use crate::smtp::data::{Framing, Scanner};
-use crate::smtp::line::{Framed, LineFault, LineReader};
+use crate::smtp::line::{Framed, LineFault, LineReader, LongLines};
 use crate::smtp::parameters;
 use crate::smtp::proxy::ProxyReader;
 use crate::smtp::replies;
@@ -386,7 +386,12 @@ impl Session {
         owner: &mut T,
         out: &mut Vec<u8>,
     ) -> (usize, bool) {
-        let (consumed, framed) = self.lines.handle_input(input);
+        let long = match &self.exchange {
+            Some(_) => LongLines::Answer,
+            None if self.may_log_in() => LongLines::Auth,
+            None => LongLines::None,
+        };
+        let (consumed, framed) = self.lines.handle_input(input, long);
         if matches!(framed, Framed::Partial) {
             return (consumed, false);
         }
@@ -407,7 +412,7 @@ impl Session {
             Framed::Partial => Ok(()),
         };
         if let Err(reply) = result {
-            self.exchange = None;
+            self.end_exchange(owner);
             self.refuse(&reply, out);
         }
         (consumed, true)
@@ -451,7 +456,7 @@ impl Session {
         owner.hello(name, extended);
         self.greeted = true;
         if extended {
-            self.config.write_ehlo(self.tls, out);
+            self.config.write_ehlo(self.tls, &owner.channel(), out);
         } else {
             // Writing to a Vec cannot fail.
             let _ = write!(out, "250 {}\r\n", self.config.hostname);
@@ -643,6 +648,8 @@ pub(super) mod tests {
             max_message_size: 100,
             starttls: true,
             auth: false,
+            mechanisms: Default::default(),
+            auth_in_clear: false,
             bare_newlines: BareNewlines::Refuse,
             proxy: false,
             max_recipients: 2,

@@ -1,4 +1,5 @@
-//! AUTH in a server's session (RFC 4954): when it may come, what the client is asked, and what it is told. Only under TLS.
+//! AUTH in a server's session (RFC 4954): when it may come, what the client is asked, and what it is told. Only under TLS,
+//! but where the listener's configuration says otherwise.
 //!
 //! Not here: the mechanisms (sasl.rs), and who may log in, which the owner says, at once or later.
 
@@ -8,6 +9,8 @@ use crate::reply::Reply;
 use crate::smtp::replies;
 use crate::smtp::sasl::{Exchange, Mechanism, SaslStep};
 use crate::smtp::server::{Phase, Session, Step, Transactions};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::io::Write;
 
 impl Session {
@@ -22,7 +25,7 @@ impl Session {
         if !self.config.auth {
             return Err(replies::NOT_IMPLEMENTED);
         }
-        if !self.tls {
+        if !self.tls && !self.config.auth_in_clear {
             return Err(replies::ENCRYPT_FIRST);
         }
         if !self.greeted {
@@ -37,12 +40,15 @@ impl Session {
         }
         let mut words = arguments.split(|octet| *octet == b' ').filter(|word| !word.is_empty());
         let mechanism = words.next().ok_or(replies::BAD_AUTH)?;
-        let mechanism = Mechanism::named(mechanism).ok_or(replies::UNKNOWN_MECHANISM)?;
+        let channel = owner.channel();
+        let offered = |one: Mechanism| self.config.mechanisms.usable(&channel).any(|known| known == one);
+        let mechanism = Mechanism::named(mechanism).filter(|one| offered(*one)).ok_or(replies::UNKNOWN_MECHANISM)?;
+        let plus_offered = offered(Mechanism::ScramPlus);
         let initial = words.next();
         if words.next().is_some() {
             return Err(replies::BAD_AUTH);
         }
-        let (exchange, step) = Exchange::begin(mechanism, initial);
+        let (exchange, step) = Exchange::begin(mechanism, initial, channel, plus_offered);
         self.go_on_authenticating(exchange, step, now, owner, out)
     }
 
@@ -55,7 +61,12 @@ impl Session {
         owner: &mut T,
         out: &mut Vec<u8>,
     ) -> Result<(), Reply> {
+        // Until it is confirmed a login that was found good does not count.
+        let proved = matches!(exchange, Exchange::Proved);
         let (exchange, step) = exchange.answered(line.strip_suffix(b"\r\n").unwrap_or(line));
+        if proved && step != SaslStep::Confirmed {
+            owner.forget_login();
+        }
         self.go_on_authenticating(exchange, step, now, owner, out)
     }
 
@@ -67,31 +78,39 @@ impl Session {
         owner: &mut T,
         out: &mut Vec<u8>,
     ) -> Result<(), Reply> {
+        self.exchange = exchange.map(Box::new);
         match step {
-            SaslStep::Challenge(challenge) => {
-                self.exchange = exchange.map(Box::new);
-                // Writing to a Vec cannot fail.
-                let _ = write!(out, "334 {challenge}\r\n");
-                Ok(())
+            SaslStep::Challenge(challenge) => challenge_with(&challenge, out),
+            SaslStep::Scram(first) => {
+                let offer = owner.scram(&first.name, now).ok_or(replies::AUTH_UNAVAILABLE)?;
+                let (exchange, challenge) = first.challenge(offer);
+                self.exchange = Some(Box::new(exchange));
+                challenge_with(&STANDARD.encode(challenge), out);
             }
             SaslStep::Complete(login) => match owner.authenticate(login, now) {
-                Some(Ok(())) => {
-                    self.logged_in(out);
-                    Ok(())
-                }
-                Some(Err(reply)) => {
-                    self.login_failed(&reply, out);
-                    Ok(())
-                }
-                None => {
-                    self.phase = Phase::Authenticating;
-                    Ok(())
-                }
+                Some(result) => self.judged(result, out),
+                None => self.phase = Phase::Authenticating,
             },
-            SaslStep::Cancelled => Err(replies::AUTH_CANCELLED),
-            SaslStep::Malformed => Err(replies::BAD_AUTH_ANSWER),
-            SaslStep::OtherIdentity => Err(replies::AUTH_INVALID),
+            SaslStep::Confirmed => self.logged_in(out),
+            SaslStep::Noted => self.login_failed(&replies::AUTH_INVALID, out),
+            SaslStep::Cancelled => return Err(replies::AUTH_CANCELLED),
+            SaslStep::Malformed => return Err(replies::BAD_AUTH_ANSWER),
+            SaslStep::OtherIdentity => return Err(replies::AUTH_INVALID),
+            SaslStep::Downgraded => return Err(replies::AUTH_DOWNGRADED),
         }
+        Ok(())
+    }
+
+    /// Ends a login under way, as one does whose line is wrong.
+    pub(super) fn end_exchange<T: Transactions>(&mut self, owner: &mut T) {
+        if let Some(Exchange::Proved) = self.exchange.take().as_deref() {
+            owner.forget_login();
+        }
+    }
+
+    /// Whether AUTH may come now, or after EHLO.
+    pub(super) fn may_log_in(&self) -> bool {
+        self.config.auth && (self.tls || self.config.auth_in_clear) && !self.authenticated
     }
 
     /// The owner has decided about the login. Input left over may be offered again.
@@ -100,13 +119,30 @@ impl Session {
             return self.step();
         }
         self.phase = Phase::Command;
-        match result {
-            Ok(()) => self.logged_in(out),
-            Err(reply) => self.login_failed(&reply, out),
-        }
+        self.judged(result, out);
         self.close_if_over(out);
         self.arm(now);
         self.step()
+    }
+
+    /// Says what came of it, after what the mechanism says first: RFC 4954 4 has no other place for it than a challenge.
+    fn judged(&mut self, result: Result<(), Reply>, out: &mut Vec<u8>) {
+        let (success, failure) = match self.exchange.take().map(|exchange| *exchange) {
+            Some(Exchange::Judged { success, failure }) => (success, failure),
+            _ => (None, None),
+        };
+        match (result, success, failure) {
+            (Ok(()), Some(proof), _) => {
+                self.exchange = Some(Box::new(Exchange::Proved));
+                challenge_with(&proof, out);
+            }
+            (Ok(()), None, _) => self.logged_in(out),
+            (Err(reply), _, Some(why)) if reply == replies::AUTH_INVALID => {
+                self.exchange = Some(Box::new(Exchange::Failed));
+                challenge_with(why, out);
+            }
+            (Err(reply), ..) => self.login_failed(&reply, out),
+        }
     }
 
     fn logged_in(&mut self, out: &mut Vec<u8>) {
@@ -123,12 +159,18 @@ impl Session {
     }
 }
 
+fn challenge_with(text: &str, out: &mut Vec<u8>) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "334 {text}\r\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::envelope::Recipient;
     use crate::smtp::extensions::SessionConfig;
-    use crate::smtp::sasl::Login;
+    use crate::smtp::sasl::{Channel, Login, Mechanisms, Proof};
+    use crate::smtp::scram::{ITERATIONS, ScramKeys, ScramOffer};
     use crate::smtp::transaction::MailFrom;
     use std::net::SocketAddr;
     use std::sync::Arc;
@@ -137,16 +179,35 @@ mod tests {
     #[derive(Default)]
     struct Owner {
         asked: Vec<Login>,
+        channel: Channel,
+        forgotten: u32,
     }
+
+    /// The server's part of the nonce, and the salt.
+    const NONCE: &str = "server";
+    const SALT: [u8; 16] = [9; 16];
 
     impl Transactions for Owner {
         fn proxied(&mut self, _client: SocketAddr) {}
         fn hello(&mut self, _name: &str, _extended: bool) {}
 
         fn authenticate(&mut self, login: Login, _now: Now) -> Option<Result<(), Reply>> {
-            let known = &*login.name == "good";
+            let known = &*login.name == "good" && login.proof != Proof::Scram(None);
             self.asked.push(login);
             known.then_some(Ok(()))
+        }
+
+        fn channel(&self) -> Channel {
+            self.channel
+        }
+
+        fn scram(&mut self, _name: &str, _now: Now) -> Option<ScramOffer> {
+            let keys = vec![ScramKeys::derive(b"secret", SALT, ITERATIONS)];
+            Some(ScramOffer { nonce: NONCE.into(), salt: SALT, iterations: ITERATIONS, keys })
+        }
+
+        fn forget_login(&mut self) {
+            self.forgotten += 1;
         }
 
         fn mail(&mut self, _mail: MailFrom, _now: Now) -> Result<(), Reply> {
@@ -179,12 +240,13 @@ mod tests {
 
     /// A session under TLS that has said EHLO.
     fn session() -> (Session, Owner) {
-        let config = SessionConfig { auth: true, ..crate::smtp::server::tests::config() };
+        let mechanisms = Mechanisms::of(Mechanism::ALL);
+        let config = SessionConfig { auth: true, mechanisms, ..crate::smtp::server::tests::config() };
         let mut session = Session::new(Arc::new(config), true, Instant::ZERO);
         let mut owner = Owner::default();
         session.handle_tls_started(Instant::ZERO, &mut Vec::new());
         let (_, hello) = say(&mut session, &mut owner, "EHLO x\r\n");
-        assert!(hello.contains("250 AUTH PLAIN LOGIN\r\n"), "{hello}");
+        assert!(hello.contains("250 AUTH PLAIN LOGIN SCRAM-SHA-256 OAUTHBEARER XOAUTH2\r\n"), "{hello}");
         (session, owner)
     }
 
@@ -199,7 +261,7 @@ mod tests {
         let (mut session, mut owner) = session();
         let ((taken, step), replies) = say(&mut session, &mut owner, &format!("{LATE}NOOP\r\n"));
         assert_eq!((taken, step, &*replies), (LATE.len(), Step::AwaitAuthentication, ""));
-        assert_eq!((&*owner.asked[0].name, owner.asked[0].secret.expose()), ("late", &b"secret"[..]));
+        assert_eq!((&*owner.asked[0].name, owner.asked[0].proof.secret().unwrap().expose()), ("late", &b"secret"[..]));
         assert_eq!(say(&mut session, &mut owner, "NOOP\r\n"), ((0, Step::AwaitAuthentication), String::new()));
         let mut out = Vec::new();
         assert_eq!(session.handle_authenticated(Ok(()), Instant::ZERO, &mut out), Step::Read);
@@ -245,5 +307,82 @@ mod tests {
         assert_eq!(replies, "235 2.7.0 Authentication successful\r\n250 2.0.0 OK\r\n");
         let (_, replies) = say(&mut session, &mut owner, "AUTH LOGIN\r\n");
         assert!(replies.starts_with("503 "), "{replies}");
+    }
+
+    /// The client's first message, and its last with this password.
+    fn scram(name: &str, password: &[u8]) -> (String, String) {
+        use aws_lc_rs::{digest, hmac, pbkdf2};
+        let mac = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
+        let mut salted = [0; 32];
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, &SALT, password, &mut salted);
+        let client = mac(&salted, b"Client Key");
+        let stored = digest::digest(&digest::SHA256, client.as_ref());
+        let said = format!("r=client{NONCE},s={},i={ITERATIONS}", STANDARD.encode(SALT));
+        let bare = format!("c=biws,r=client{NONCE}");
+        let signature = mac(stored.as_ref(), format!("n={name},r=client,{said},{bare}").as_bytes());
+        let proof: Vec<u8> = client.as_ref().iter().zip(signature.as_ref()).map(|(one, other)| one ^ other).collect();
+        let first = STANDARD.encode(format!("n,,n={name},r=client"));
+        let last = STANDARD.encode(format!("{bare},p={}", STANDARD.encode(proof)));
+        (format!("AUTH SCRAM-SHA-256 {first}\r\n"), format!("{last}\r\n"))
+    }
+
+    #[test]
+    fn scram_proves_both_sides_before_it_counts() {
+        let (mut session, mut owner) = session();
+        let (first, last) = scram("good", b"secret");
+        let (_, reply) = say(&mut session, &mut owner, &first);
+        assert!(reply.starts_with("334 "), "{reply}");
+        let (_, reply) = say(&mut session, &mut owner, &last);
+        let proof = STANDARD.decode(reply.trim_end().strip_prefix("334 ").unwrap()).unwrap();
+        assert!(proof.starts_with(b"v="));
+        assert_eq!(say(&mut session, &mut owner, "\r\n").1, "235 2.7.0 Authentication successful\r\n");
+        assert_eq!(owner.forgotten, 0);
+        // Whoever does not take the server's proof is not logged in, whatever it says instead.
+        for answer in ["*\r\n", "YQ==\r\n", "!\r\n", "\0\r\n"] {
+            let (mut session, mut owner) = self::session();
+            say(&mut session, &mut owner, &format!("{first}{last}"));
+            let (_, reply) = say(&mut session, &mut owner, answer);
+            assert!(reply.starts_with("50"), "{reply}");
+            assert_eq!(owner.forgotten, 1, "{answer}");
+            assert!(!session.authenticated);
+        }
+    }
+
+    #[test]
+    fn a_proof_that_fails_is_judged_by_the_owner_too() {
+        let (mut session, mut owner) = session();
+        let (first, last) = scram("good", b"wrong");
+        let ((_, step), _) = say(&mut session, &mut owner, &format!("{first}{last}"));
+        assert_eq!((step, &owner.asked[0].proof), (Step::AwaitAuthentication, &Proof::Scram(None)));
+        let mut out = Vec::new();
+        session.handle_authenticated(Err(replies::AUTH_INVALID), Instant::ZERO, &mut out);
+        assert!(out.starts_with(b"535 5.7.8 "));
+        // A client that was not told of -PLUS says so where it is offered.
+        owner.channel.exporter = Some([1; 32]);
+        let downgraded = format!("AUTH SCRAM-SHA-256 {}\r\n", STANDARD.encode("y,,n=good,r=client"));
+        assert!(say(&mut session, &mut owner, &downgraded).1.starts_with("535 5.7.8 "));
+        assert!(say(&mut session, &mut owner, "AUTH EXTERNAL =\r\n").1.starts_with("504 "));
+    }
+
+    #[test]
+    fn a_token_that_fails_is_explained_first() {
+        for (mechanism, answer) in [
+            ("OAUTHBEARER", "n,a=late,\u{1}auth=Bearer t\u{1}\u{1}"),
+            ("XOAUTH2", "user=late\u{1}auth=Bearer t\u{1}\u{1}"),
+        ] {
+            let (mut session, mut owner) = session();
+            let auth = format!("AUTH {mechanism} {}\r\n", STANDARD.encode(answer));
+            say(&mut session, &mut owner, &auth);
+            let mut out = Vec::new();
+            assert_eq!(session.handle_authenticated(Err(replies::AUTH_INVALID), Instant::ZERO, &mut out), Step::Read);
+            assert!(out.starts_with(b"334 eyJzdGF0dXMiOi"), "{}", out.escape_ascii());
+            assert!(say(&mut session, &mut owner, "AQ==\r\n").1.starts_with("535 5.7.8 "));
+            say(&mut session, &mut owner, &auth);
+            out.clear();
+            session.handle_authenticated(Err(replies::AUTH_UNAVAILABLE), Instant::ZERO, &mut out);
+            assert!(out.starts_with(b"454 "), "nothing is wrong with the token");
+            let long = format!("AUTH {mechanism} {}\r\n", "x".repeat(crate::limits::AUTH_LINE_OCTETS_MAX));
+            assert!(say(&mut session, &mut owner, &long).1.starts_with("500 "));
+        }
     }
 }

@@ -9,7 +9,8 @@ use crate::clock::Now;
 use crate::envelope::{Body, Recipient, Ret};
 use crate::reply::Reply;
 use crate::smtp::replies;
-use crate::smtp::sasl::Login;
+use crate::smtp::sasl::{Channel, Login};
+use crate::smtp::scram::ScramOffer;
 use std::net::SocketAddr;
 
 /// What MAIL said.
@@ -48,6 +49,21 @@ pub trait Transactions {
         let _ = (login, now);
         Some(Err(replies::AUTH_UNAVAILABLE))
     }
+
+    /// What the connection gives to log in with.
+    fn channel(&self) -> Channel {
+        Channel::default()
+    }
+
+    /// What a client of SCRAM is told of this name, which says nothing of whether somebody has it. None: it cannot be
+    /// said now.
+    fn scram(&mut self, name: &str, now: Now) -> Option<ScramOffer> {
+        let _ = (name, now);
+        None
+    }
+
+    /// The client has given up a login that was found good, before it counted.
+    fn forget_login(&mut self) {}
 
     /// May this sender send?
     fn mail(&mut self, mail: MailFrom, now: Now) -> Result<(), Reply>;

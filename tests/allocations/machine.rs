@@ -276,6 +276,8 @@ fn settings(hold: bool, chunking: bool) -> Settings {
         max_message_size: 1 << 20,
         starttls: false,
         auth: false,
+        mechanisms: Default::default(),
+        auth_in_clear: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
         max_recipients: 100,

@@ -93,13 +93,61 @@ fn swaks_and_curl_log_in() {
 }
 
 #[test]
+fn gsasl_and_msmtp_prove_their_password_by_scram() {
+    let sink = Sink::new();
+    let relay = Setup::new().listener(STARTTLS).next_hop(sink.address).start();
+    let password = add(&relay, "app", &[]);
+    let gsasl = |password: &str, mechanism: &str| {
+        let mut gsasl = program("gsasl")?;
+        gsasl.args(["--smtp", "--connect", &format!("127.0.0.1:{}", relay.port()), "--mechanism", mechanism]);
+        gsasl.args(["--authentication-id", "app", "--password", password]);
+        gsasl.args(["--starttls", "--x509-ca-file="]);
+        // With a channel to bind it does not do without.
+        if !mechanism.ends_with("-PLUS") {
+            gsasl.arg("--no-cb");
+        }
+        Some(run(gsasl, b""))
+    };
+    let Some(good) = gsasl(&password, "SCRAM-SHA-256") else { return };
+    assert!(good.stdout.contains("235 2.7.0 "), "{} {}", good.stdout, good.stderr);
+    let bound = gsasl(&password, "SCRAM-SHA-256-PLUS").expect("it is there");
+    assert!(bound.stdout.contains("235 2.7.0 "), "{} {}", bound.stdout, bound.stderr);
+    let bad = gsasl("wrong", "SCRAM-SHA-256").expect("it is there");
+    assert!(bad.stdout.contains("535 5.7.8 "), "{} {}", bad.stdout, bad.stderr);
+    // Both secrets of a rotation prove themselves.
+    let rotated = relay.json(&["credential", "rotate", "app", "--overlap", "1h"]);
+    let newer = rotated["secret"].as_str().expect("a password").to_owned();
+    for password in [&password, &newer] {
+        let good = gsasl(password, "SCRAM-SHA-256").expect("it is there");
+        assert!(good.stdout.contains("235 2.7.0 "), "{} {}", good.stdout, good.stderr);
+    }
+    let Some(mut msmtp) = program("msmtp") else { return };
+    msmtp.args(["--host=127.0.0.1", &format!("--port={}", relay.port()), "--tls=on", "--tls-certcheck=off"]);
+    msmtp.args([
+        "--auth=scram-sha-256",
+        "--user=app",
+        &format!("--passwordeval=echo {newer}"),
+        "--from=ann@origin.test",
+    ]);
+    msmtp.args(["--", "msmtp-scram@dest.test"]);
+    run(msmtp, b"Subject: hello\r\n\r\nHello.\r\n").succeeded();
+    sink.wait_for("msmtp-scram@dest.test");
+    relay.stop();
+}
+
+#[test]
 fn the_dialogue_word_by_word() {
     let relay = Setup::new().listener(IMPLICIT).hold().start();
     let password = add(&relay, "app", &[]);
     let mut talk = Talk::with(&relay);
     talk.expect("AUTH PLAIN", "503 5.5.1 ");
     let hello = talk.say("EHLO app.example.com");
-    for line in ["250-PIPELINING\r\n", "250-SIZE 52428800\r\n", "250-8BITMIME\r\n", "250 AUTH PLAIN LOGIN\r\n"] {
+    for line in [
+        "250-PIPELINING\r\n",
+        "250-SIZE 52428800\r\n",
+        "250-8BITMIME\r\n",
+        "250 AUTH PLAIN LOGIN SCRAM-SHA-256-PLUS SCRAM-SHA-256\r\n",
+    ] {
         assert!(hello.contains(line), "{hello}");
     }
     talk.expect("MAIL FROM:<notifications@yoursenddomain.com>", "250 2.1.0 OK\r\n");

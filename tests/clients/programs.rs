@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 const PACKAGES: &[(&str, &str)] = &[
     ("swaks", "swaks"),
     ("msmtp", "msmtp"),
+    ("gsasl", "gsasl"),
     ("curl", "curl"),
     ("python3", "python3"),
     ("postconf", "postfix"),

@@ -182,6 +182,8 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
         max_message_size,
         starttls: random.chance(700),
         auth: false,
+        mechanisms: Default::default(),
+        auth_in_clear: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
         max_recipients: if random.chance(200) { 2 } else { 100 },

@@ -72,6 +72,8 @@ impl OwnPeer {
             max_message_size: 1_000_000,
             starttls,
             auth: false,
+            mechanisms: Default::default(),
+            auth_in_clear: false,
             bare_newlines: BareNewlines::Refuse,
             proxy: false,
             max_recipients: 100,
