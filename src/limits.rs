@@ -90,6 +90,11 @@ const _: () = assert!(
     "a mailbox has room for all leases and answers, so that shards cannot lock each other up"
 );
 
+// ---- TLS ----
+
+/// Names that are taken from a client's certificate; what it names beyond them is not heard.
+pub const CLIENT_NAMES_MAX: usize = 16;
+
 // ---- address ----
 
 /// Octets of a local part (RFC 5321 4.5.3.1.1).

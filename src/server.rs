@@ -22,7 +22,7 @@ use crate::io::dns::{DnsConfig, Resolver, ResolverError};
 use crate::io::executor::{DiskSpec, ListeningSocket, Mailboxes, ShardSpec, run_shard};
 use crate::io::mailbox::{Inbox, InboxSender, Mailbox, Sender, inbox, mailbox};
 use crate::io::probe::{Machine, ProbeError, probe};
-use crate::io::tls::{self, TlsSetup, TlsSetupError};
+use crate::io::tls::{self, ServerTls, TlsSetup, TlsSetupError};
 use crate::limits::{CONTROL_INBOX, LEASES_PER_SHARD, MAILBOX_CAPACITY, MAILBOX_FOR_CONTROL, MAILBOX_FOR_HINTS};
 use crate::shard::core::{Core, CoreParts};
 use crate::shard::lease::Loads;
@@ -312,8 +312,13 @@ fn tls_setup(config: &Config, log: &EventLog) -> Result<TlsSetup, ServeError> {
     if let Some(trouble) = trouble {
         log.notice(Severity::Warning, &format!("no certificate of a peer can be verified: {trouble}"));
     }
+    let shared = Arc::new(ArcSwap::new(server));
+    let of_listener = |listener: &ListenerSection| {
+        let one = ServerTls { config: Arc::clone(&shared), exporter: listener.authentication() };
+        std::iter::repeat_n(one, listener.address.len())
+    };
     Ok(TlsSetup {
-        server: vec![Arc::new(ArcSwap::new(server))],
+        server: config.listener.iter().flat_map(of_listener).collect(),
         client_verify,
         client_opportunistic: tls::client_opportunistic()?,
     })

@@ -5,6 +5,7 @@ use crate::clock::Now;
 use bytes::Bytes;
 use ringpost_spool::{DiskDone, DiskOp};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One connection of one shard. The handler gives it out; the generation tells a connection from an earlier one that
@@ -17,13 +18,28 @@ pub struct ConnId {
     pub generation: u32,
 }
 
-/// What a TLS handshake came to.
+/// A client's certificate that an authority of the listener has proven, and whose key the client has shown to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// SHA-256 of the certificate (DER).
+    pub fingerprint: [u8; 32],
+    /// The subject's alternative names that are e-mail addresses or DNS names (RFC 5280 4.2.1.6), in its order; domains
+    /// are in lower case. At most [`CLIENT_NAMES_MAX`](crate::limits::CLIENT_NAMES_MAX).
+    pub names: Vec<Box<str>>,
+}
+
+/// What a TLS handshake came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsInfo {
     /// "TLSv1.2" or "TLSv1.3".
     pub version: &'static str,
     /// The suite's name, as in "TLS13_AES_256_GCM_SHA384".
     pub cipher: &'static str,
+    /// The client's certificate: on the server's side, where the listener asks for one and a good one came.
+    pub client: Option<Arc<ClientCertificate>>,
+    /// The channel binding tls-exporter (RFC 9266): on the server's side of TLS 1.3, where clients log in. Not of TLS 1.2,
+    /// whose binding is unique only with the extended master secret (RFC 9266 section 4.2), of which rustls does not tell.
+    pub exporter: Option<[u8; 32]>,
 }
 
 /// Which side of a handshake to play.

@@ -4,7 +4,7 @@ use crate::clock::{Instant, Now};
 use crate::io::executor::{DiskSpec, ListeningSocket, Mailboxes, ShardSpec, run_shard};
 use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo};
 use crate::io::mailbox::{Inbox, Sender, inbox, mailbox};
-use crate::io::tls::{self, TlsSetup};
+use crate::io::tls::{self, ServerTls, TlsSetup};
 use arc_swap::ArcSwap;
 use ringpost_spool::DiskDone;
 use std::collections::VecDeque;
@@ -187,7 +187,7 @@ pub(crate) fn tls_setup() -> TlsSetup {
     roots.add(chain[0].clone()).unwrap();
     let server = tls::server_config(chain, key, tls::ticketer().unwrap()).unwrap();
     TlsSetup {
-        server: vec![Arc::new(ArcSwap::new(server))],
+        server: vec![ServerTls { config: Arc::new(ArcSwap::new(server)), exporter: true }],
         client_verify: tls::client_verify(roots).unwrap(),
         client_opportunistic: tls::client_opportunistic().unwrap(),
     }

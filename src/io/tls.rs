@@ -5,13 +5,15 @@
 //! present certificates then, since they are swapped as a whole.
 
 use arc_swap::ArcSwap;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,12 +29,21 @@ const SYSTEM_ROOTS: &[&str] = &[
     "/etc/ssl/cert.pem",
 ];
 
+/// TLS on one listener. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// What it presents; swapped when certificates are renewed.
+    pub config: Arc<ArcSwap<ServerConfig>>,
+    /// Whether clients log in here, so that the channel binding may be needed: it costs some microseconds.
+    pub exporter: bool,
+}
+
 /// Everything about TLS that a shard needs. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct TlsSetup {
-    /// For each listener its certificates, or one entry for all; swapped when certificates are renewed. Empty when no
-    /// listener offers TLS: a handshake then fails in words.
-    pub server: Vec<Arc<ArcSwap<ServerConfig>>>,
+    /// For each listener what it presents, or one entry for all. Empty when no listener offers TLS: a handshake then fails
+    /// in words.
+    pub server: Vec<ServerTls>,
     /// For deliveries that ask for a proven name.
     pub client_verify: Arc<ClientConfig>,
     /// For deliveries that take any certificate: opportunistic TLS (RFC 7435) protects from listeners, not from
@@ -41,9 +52,9 @@ pub struct TlsSetup {
 }
 
 impl TlsSetup {
-    /// The certificates of a listener: its own, else those that all share.
-    pub(crate) fn server_for(&self, listener: usize) -> Option<Arc<ServerConfig>> {
-        self.server.get(listener).or_else(|| self.server.first()).map(|config| config.load_full())
+    /// What a listener presents: its own, else what all share.
+    pub(crate) fn server_for(&self, listener: usize) -> Option<&ServerTls> {
+        self.server.get(listener).or_else(|| self.server.first())
     }
 }
 
@@ -76,7 +87,7 @@ pub enum TlsSetupError {
     },
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
@@ -138,14 +149,17 @@ pub fn client_verify_system() -> Result<(Arc<ClientConfig>, Option<TlsSetupError
 /// # Errors
 /// When the crypto provider lacks a protocol version.
 pub fn client_opportunistic() -> Result<Arc<ClientConfig>, TlsSetupError> {
-    let provider = provider();
+    Ok(Arc::new(taking_any_certificate(provider(), VERSIONS)?.with_no_client_auth()))
+}
+
+/// The beginning of a client that takes any certificate.
+pub(crate) fn taking_any_certificate(
+    provider: Arc<CryptoProvider>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsSetupError> {
     let schemes = provider.signature_verification_algorithms.supported_schemes();
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(VERSIONS)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes })))
 }
 
 /// A certificate chain from a PEM file.

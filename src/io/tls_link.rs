@@ -14,6 +14,9 @@ use std::net::IpAddr;
 /// At most so many bytes of ciphertext wait in rustls for a slow peer; clear text waits outside.
 const CIPHERTEXT_MAX: usize = 64 * 1024;
 
+/// RFC 9266 section 4.2.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+
 /// One side of TLS on one connection.
 #[derive(Debug)]
 pub(crate) struct TlsLink {
@@ -22,14 +25,16 @@ pub(crate) struct TlsLink {
     pub(crate) announced: bool,
     /// Ciphertext that came but could not be taken yet, because reading was paused in the midst of it.
     pub(crate) pending: Vec<u8>,
+    /// Whether the session may need the channel binding.
+    exporter: bool,
 }
 
 impl TlsLink {
     /// The server's side, with the certificates of a listener.
     pub(crate) fn server(setup: &TlsSetup, listener: usize) -> Result<TlsLink, String> {
-        let config = setup.server_for(listener).ok_or("no certificate is configured for this listener")?;
-        let connection = ServerConnection::new(config).map_err(|error| words(&error))?;
-        Ok(TlsLink::new(Connection::Server(connection)))
+        let server = setup.server_for(listener).ok_or("no certificate is configured for this listener")?;
+        let connection = ServerConnection::new(server.config.load_full()).map_err(|error| words(&error))?;
+        Ok(TlsLink { exporter: server.exporter, ..TlsLink::new(Connection::Server(connection)) })
     }
 
     /// The side that `side` names; `peer` is the remote address, `listener` where the connection came in.
@@ -56,7 +61,7 @@ impl TlsLink {
 
     fn new(mut connection: Connection) -> TlsLink {
         connection.set_buffer_limit(Some(CIPHERTEXT_MAX));
-        TlsLink { connection, announced: false, pending: Vec::new() }
+        TlsLink { connection, announced: false, pending: Vec::new(), exporter: false }
     }
 
     /// Takes some ciphertext from the front of `input` and decrypts it.
@@ -114,7 +119,15 @@ impl TlsLink {
         };
         let cipher =
             self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
-        Some(TlsInfo { version, cipher })
+        Some(TlsInfo { version, cipher, client: None, exporter: self.channel_binding() })
+    }
+
+    /// The channel binding tls-exporter, where it is asked for and unique.
+    fn channel_binding(&self) -> Option<[u8; 32]> {
+        if !self.exporter || self.connection.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+            return None;
+        }
+        self.connection.export_keying_material([0; 32], EXPORTER_LABEL, Some(&[])).ok()
     }
 }
 

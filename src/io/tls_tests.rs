@@ -1,10 +1,14 @@
 //! Tests of TLS on connections: both sides are ours, and the bytes that must not be carried in.
 
-use crate::io::handler::{CloseReason, Command, ConnId, TlsSide};
+use crate::io::handler::{CloseReason, Command, ConnId, TlsInfo, TlsSide};
 use crate::io::testing::{Event, Order, PATIENCE, TestShard};
+use crate::io::tls;
 use bytes::Bytes;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 fn side(name: &str, verify: bool) -> TlsSide {
     TlsSide::Client { name: name.to_owned(), verify }
@@ -34,6 +38,8 @@ fn started(shard: &TestShard, client: ConnId, server: ConnId, expected: &[u8]) {
             Event::TlsStarted(conn, info) => {
                 assert_eq!(info.version, "TLSv1.3");
                 assert!(info.cipher.starts_with("TLS13_"), "{}", info.cipher);
+                // The channel binding is for sessions that come in.
+                assert_eq!(info.exporter.is_some(), conn == server);
                 told.push(conn);
             }
             Event::Received(conn, bytes) if conn == client => text.extend(bytes),
@@ -68,6 +74,46 @@ fn implicit_tls_echoes_and_ends_by_close_notify() {
     assert_eq!(shard.received(client, 8), b"over TLS");
     shard.command(Command::Close { conn: client, flush: true });
     assert_eq!(closed_both(&shard), [(server, CloseReason::Peer), (client, CloseReason::Asked)]);
+    shard.exit().unwrap();
+}
+
+/// A client of rustls itself, connected, with the handshake done.
+fn raw_client(shard: &TestShard, config: &Arc<ClientConfig>) -> (ClientConnection, TcpStream) {
+    let name = ServerName::try_from("mail.example.org").unwrap();
+    let mut client = ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut stream = TcpStream::connect(shard.tls_address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    while client.is_handshaking() {
+        client.complete_io(&mut stream).unwrap();
+    }
+    (client, stream)
+}
+
+fn raw_config(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    Arc::new(tls::taking_any_certificate(tls::provider(), &[version]).unwrap().with_no_client_auth())
+}
+
+/// What the server's side came to, for the next session.
+fn server_info(shard: &TestShard) -> TlsInfo {
+    let conn = shard.accepted();
+    match shard.event() {
+        Event::TlsStarted(of, info) if of == conn => info,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_channel_binding_is_that_of_the_client_and_of_tls_1_3_alone() {
+    let shard = TestShard::start("exporter");
+    let (client, stream) = raw_client(&shard, &raw_config(&rustls::version::TLS13));
+    let of_client = client.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).unwrap();
+    let info = server_info(&shard);
+    assert_eq!(info.exporter, Some(of_client));
+    let (_, old) = raw_client(&shard, &raw_config(&rustls::version::TLS12));
+    let info = server_info(&shard);
+    assert_eq!((info.version, info.exporter), ("TLSv1.2", None));
+    // The shard ends once its connections have.
+    drop((stream, old));
     shard.exit().unwrap();
 }
 

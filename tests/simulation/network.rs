@@ -402,7 +402,7 @@ impl World {
                 end.tls = true;
                 let (shard, conn) = (end.shard, end.conn);
                 self.trace.line(self.now, format_args!("#{link} is encrypted"));
-                let info = TlsInfo { version: "TLSv1.3", cipher: "TLS13_AES_256_GCM_SHA384" };
+                let info = TlsInfo { version: "TLSv1.3", cipher: "TLS13_AES_256_GCM_SHA384", ..TlsInfo::default() };
                 let mut out = Vec::new();
                 self.enter(shard, |core, now| core.tls_started(conn, info, now, &mut out));
                 self.relay_says(link, out);
