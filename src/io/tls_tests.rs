@@ -105,13 +105,15 @@ fn server_info(shard: &TestShard) -> TlsInfo {
 #[test]
 fn the_channel_binding_is_that_of_the_client_and_of_tls_1_3_alone() {
     let shard = TestShard::start("exporter");
-    let (client, _stream) = raw_client(&shard, &raw_config(&rustls::version::TLS13));
+    let (client, stream) = raw_client(&shard, &raw_config(&rustls::version::TLS13));
     let of_client = client.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).unwrap();
     let info = server_info(&shard);
     assert_eq!(info.exporter, Some(of_client));
-    let (_client, _stream) = raw_client(&shard, &raw_config(&rustls::version::TLS12));
+    let (_, old) = raw_client(&shard, &raw_config(&rustls::version::TLS12));
     let info = server_info(&shard);
     assert_eq!((info.version, info.exporter), ("TLSv1.2", None));
+    // The shard ends once its connections have.
+    drop((stream, old));
     shard.exit().unwrap();
 }
 
