@@ -245,3 +245,131 @@ fn private_key(pem: Secret, algorithm: Algorithm, domain: &str) -> Result<Privat
     SigningKey::new(domain, "check", algorithm, &der).map_err(|error| IdentityError::Wrong(error.to_string()))?;
     Ok(der.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::identity_requests::IdentityRequest;
+    use crate::policy::domain::Unverified;
+
+    const NOW: UnixTime = UnixTime::from_millis(1_000);
+
+    /// With the tenant "a", in a directory that goes with the first value.
+    fn identities() -> (tempdir::Directory, Identities) {
+        let directory = tempdir::Directory::new();
+        let identities = Identities::open(&directory.0).unwrap();
+        let tenant = IdentityRequest::AddTenant { name: "a".into(), unverified: Unverified::Refuse };
+        identities.handle(tenant, NOW).unwrap();
+        (directory, identities)
+    }
+
+    mod tempdir {
+        use std::path::PathBuf;
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        pub struct Directory(pub PathBuf);
+
+        impl Directory {
+            pub fn new() -> Directory {
+                static COUNT: AtomicU32 = AtomicU32::new(0);
+                let number = COUNT.fetch_add(1, Ordering::Relaxed);
+                let path = std::env::temp_dir().join(format!("domains-{}-{number}", std::process::id()));
+                std::fs::create_dir_all(&path).unwrap();
+                Directory(path)
+            }
+        }
+
+        impl Drop for Directory {
+            fn drop(&mut self) {
+                let _ = std::fs::remove_dir_all(&self.0);
+            }
+        }
+    }
+
+    fn add(name: &str, algorithms: &[Algorithm]) -> DomainRequest {
+        DomainRequest::Add { tenant: "a".into(), name: name.into(), algorithms: algorithms.to_vec() }
+    }
+
+    fn of(tenant: &str, name: &str, selector: Option<&str>, recipients: &[&str]) -> DomainRequest {
+        DomainRequest::AddKey {
+            tenant: tenant.into(),
+            name: name.into(),
+            algorithm: Algorithm::Ed25519,
+            selector: selector.map(Into::into),
+            pem: None,
+            recipients: recipients.iter().map(|domain| (*domain).to_owned()).collect(),
+        }
+    }
+
+    /// The states of a domain's keys, the newest first.
+    fn states(identities: &Identities) -> Vec<KeyState> {
+        let directory = identities.directory().load_full();
+        directory.domain("a", "example.org").unwrap().keys.iter().map(|key| key.state).collect()
+    }
+
+    fn see(identities: &Identities, which: impl Fn(&DomainKey) -> bool, now: u64) {
+        let domain = identities.directory().load().domain("a", "example.org").cloned().unwrap();
+        let seen: Vec<Box<str>> = domain.keys.iter().filter(|key| which(key)).map(|key| key.selector.clone()).collect();
+        identities.keys_seen(&domain, &seen, UnixTime::from_millis(now)).unwrap();
+    }
+
+    #[test]
+    fn keys_are_awaited_sign_and_retire() {
+        use KeyState::{Active, Pending, Retired};
+        let (directory, identities) = identities();
+        identities.handle_domain(add("Example.ORG.", &[Algorithm::Ed25519, Algorithm::Ed25519]), NOW).unwrap();
+        let verified = || identities.directory().load().domain("a", "example.org").unwrap().verified_ms;
+        let first = identities.directory().load().domain("a", "example.org").unwrap().keys[0].selector.clone();
+        see(&identities, |key| key.selector == first, 2_000);
+        assert_eq!((states(&identities), verified()), (vec![Active, Pending], None), "both must be seen");
+        see(&identities, |key| key.state == Pending, 3_000);
+        // The second of one kind replaced the first.
+        assert_eq!((states(&identities), verified()), (vec![Retired, Active], Some(3_000)));
+        let rotate = || DomainRequest::Rotate { tenant: "a".into(), name: "example.org".into() };
+        identities.handle_domain(rotate(), NOW).unwrap();
+        assert_eq!(states(&identities), [Pending, Retired, Active]);
+        let again = identities.handle_domain(rotate(), NOW).unwrap_err().to_string();
+        assert!(again.contains("not seen in DNS yet"), "{again}");
+        see(&identities, |_| false, 4_000);
+        assert_eq!(states(&identities), [Pending, Retired, Active]);
+        see(&identities, |key| key.state == Pending, 5_000);
+        assert_eq!(states(&identities), [Active, Retired, Retired]);
+        assert!(identities.directory().load().domain("a", "example.org").unwrap().keys[1].private.is_none());
+        // A key for some recipients replaces none that is for all.
+        identities.handle_domain(of("a", "example.org", Some("big"), &["Big.Example"]), NOW).unwrap();
+        see(&identities, |key| key.state == Pending, 6_000);
+        assert_eq!(states(&identities), [Active, Active, Retired, Retired]);
+        // What is retired is forgotten after its time.
+        see(&identities, |_| false, 5_000 + RETIRED_KEPT.as_millis() as u64);
+        assert_eq!(states(&identities), [Active, Active]);
+        drop(identities);
+        assert_eq!(states(&Identities::open(&directory.0).unwrap()), [Active, Active]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let (_directory, identities) = identities();
+        let error = |request| identities.handle_domain(request, NOW).unwrap_err().to_string();
+        for name in ["", "example", "[192.0.2.1]", "a b.example", "-.example", &"x".repeat(300)] {
+            assert!(error(add(name, &[Algorithm::Ed25519])).contains("is no domain"), "{name}");
+        }
+        assert!(error(add("example.org", &[])).contains("needs a key"));
+        let other = DomainRequest::Add { tenant: "b".into(), name: "example.org".into(), algorithms: Vec::new() };
+        assert!(error(other).contains("no tenant `b`"));
+        assert!(error(of("a", "example.org", None, &[])).contains("no domain `example.org`"));
+        identities.handle_domain(add("bücher.example", &[Algorithm::Ed25519]), NOW).unwrap();
+        assert!(error(add("xn--bcher-kva.example", &[Algorithm::Ed25519])).contains("already"));
+        for selector in ["", ".", "a..b", "-a", "a_b", "a b", &"x".repeat(64)] {
+            let request = of("a", "bücher.example", Some(selector), &[]);
+            assert!(error(request).contains("no "), "{selector}");
+        }
+        assert!(error(of("a", "bücher.example", Some("s"), &["nothing"])).contains("is no domain"));
+        for number in 1..KEYS_MAX {
+            identities.handle_domain(of("a", "bücher.example", Some(&format!("s{number}")), &[]), NOW).unwrap();
+        }
+        assert!(error(of("a", "bücher.example", None, &[])).contains("keys already"));
+        // A tenant takes its domains with it.
+        identities.handle(IdentityRequest::RemoveTenant { name: "a".into() }, NOW).unwrap();
+        assert_eq!(identities.directory().load().domains().count(), 0);
+    }
+}
