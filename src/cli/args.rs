@@ -2,17 +2,14 @@
 //! hand; docs/CONFIGURATION.md says more.
 
 use super::domain::DomainCommand;
+use super::identity_args::{CredentialCommand, TenantCommand};
 use crate::config::read::{FromText, NameServer};
 use crate::config::text;
 use crate::control::http::STATES;
-use crate::control::identities::DEFAULT_TENANT;
 use crate::control::log::LogFormat;
-use crate::policy::domain::Unverified;
-use crate::policy::identity::{CertificateRule, SenderRule};
 use crate::shard::settings::NextHop;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -110,14 +107,6 @@ fn duration_in_seconds(text_given: &str) -> Result<Duration, String> {
         Ok(seconds) if (1..=31_622_400).contains(&seconds) => Ok(Duration::from_secs(seconds)),
         Ok(_) => Err("1 second to a year".into()),
         Err(_) => text::parse_duration(text_given),
-    }
-}
-
-fn unverified(text_given: &str) -> Result<Unverified, String> {
-    match text_given {
-        "refuse" => Ok(Unverified::Refuse),
-        "pass" => Ok(Unverified::Pass),
-        _ => Err("refuse or pass".into()),
     }
 }
 
@@ -329,154 +318,6 @@ pub struct StatusArgs {
     /// The relay.
     #[command(flatten)]
     pub target: Target,
-}
-
-/// `ringpost tenant …`
-#[derive(Debug, Subcommand)]
-pub enum TenantCommand {
-    /// Add a tenant
-    Add {
-        /// Its name: up to 64 ASCII characters without spaces
-        name: String,
-        /// What becomes of its mail from domains that are not verified for it: `refuse`, or `pass` unsigned
-        #[arg(long, default_value = "refuse", value_parser = unverified)]
-        unverified: Unverified,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// List the tenants
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Let a tenant submit again
-    Enable {
-        /// Its name
-        name: String,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Let a tenant submit no more
-    Disable {
-        /// Its name
-        name: String,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Change what becomes of a tenant's mail from domains that are not verified for it
-    Set {
-        /// Its name
-        name: String,
-        /// `refuse`, or `pass` unsigned
-        #[arg(long, value_parser = unverified)]
-        unverified: Unverified,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Remove a tenant, all its credentials and its domains with their keys
-    Remove {
-        /// Its name
-        name: String,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-}
-
-/// `ringpost credential …`
-#[derive(Debug, Subcommand)]
-pub enum CredentialCommand {
-    /// Add a login and show its password, this once
-    Add {
-        /// The name to log in with [default: made from the tenant's]
-        login: Option<String>,
-        /// Whose it is
-        #[arg(long, value_name = "NAME", default_value = DEFAULT_TENANT)]
-        tenant: String,
-        /// What it is for, as in production
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        label: String,
-        /// It may log in for so long, as in 90d [default: for ever]
-        #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
-        expires: Option<Duration>,
-        /// It may log in from this network alone; repeat for several
-        #[arg(long, value_name = "NETWORK", value_parser = network)]
-        network: Vec<IpNet>,
-        /// It may send as this address, or as all of this domain; repeat for several [default: all]
-        #[arg(long, value_name = "ADDRESS|DOMAIN")]
-        sender: Vec<SenderRule>,
-        /// It may log in with the certificate of this SHA-256 fingerprint or name; repeat for several
-        #[arg(long, value_name = "SHA256|NAME")]
-        certificate: Vec<CertificateRule>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// List the logins, without passwords
-    List {
-        /// Only this tenant's
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Make a new password and show it, this once; the old one goes on for a while
-    Rotate {
-        /// Which
-        login: String,
-        /// The old password is taken for so long; 0s ends it at once
-        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = text::parse_duration)]
-        overlap: Duration,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Let it log in again
-    Enable {
-        /// Which
-        login: String,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Let it log in no more, and send nothing more in open sessions
-    Disable {
-        /// Which
-        login: String,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Remove it
-    Remove {
-        /// Which
-        login: String,
-        /// The relay.
-        #[command(flatten)]
-        target: Target,
-    },
-}
-
-fn network(text_given: &str) -> Result<IpNet, String> {
-    IpNet::from_text(text_given)
 }
 
 /// `ringpost sandbox …`

@@ -1,7 +1,8 @@
 //! `ringpost tenant` and `ringpost credential`: who may submit mail. Asked of the running relay, in force at once.
 
-use super::args::{CredentialCommand, Target, TenantCommand};
+use super::args::Target;
 use super::client::Relay;
+use super::identity_args::{CredentialCommand, TenantCommand};
 use super::queue::write_json;
 use super::table::{Table, counted};
 use super::{Failure, exit};
@@ -9,6 +10,7 @@ use crate::clock::UnixTime;
 use crate::control::identity_requests::{CredentialView, IdentityReply, IdentityRequest};
 use crate::policy::domain::Unverified;
 use crate::policy::identity::Tenant;
+use crate::policy::quota::Quotas;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -44,6 +46,11 @@ pub fn tenant(command: TenantCommand) -> Result<u8, Failure> {
             };
             (IdentityRequest::SetTenant { name, enabled: None, unverified: Some(unverified) }, target, done)
         }
+        TenantCommand::Limit { name, quotas, target } => {
+            let quotas: Quotas = quotas.into();
+            let done = format!("quotas of tenant {name}: {quotas}");
+            (IdentityRequest::SetTenantQuotas { name, quotas }, target, done)
+        }
         TenantCommand::Remove { name, target } => {
             let done = format!(
                 "tenant {name}, its credentials and its domains are removed; what it has submitted is delivered"
@@ -77,6 +84,11 @@ pub fn credential(command: CredentialCommand) -> Result<u8, Failure> {
             );
         }
         CredentialCommand::List { tenant, json, target } => return list_credentials(tenant, json, &target),
+        CredentialCommand::Limit { login, quotas, target } => {
+            let quotas: Quotas = quotas.into();
+            let done = format!("quotas of {login}: {quotas}");
+            (IdentityRequest::SetCredentialQuotas { login, quotas }, target, done)
+        }
         CredentialCommand::Enable { login, target } => {
             let done = format!("{login} may log in again");
             (IdentityRequest::SetCredential { login, enabled: true }, target, done)
@@ -142,9 +154,9 @@ fn list_tenants(json: bool, target: &Target) -> Result<u8, Failure> {
         write_json(out, &tenants)?;
         return Ok(exit::OK);
     }
-    let mut table = Table::new(&["TENANT", "STATE", "UNVERIFIED DOMAINS", "ADDED"]);
-    for Tenant { name, enabled, created_ms, unverified } in &tenants {
-        table.row(&[name, yes(*enabled), &unverified.to_string(), &day(*created_ms)]);
+    let mut table = Table::new(&["TENANT", "STATE", "UNVERIFIED DOMAINS", "QUOTAS", "ADDED"]);
+    for Tenant { name, enabled, created_ms, unverified, quotas, .. } in &tenants {
+        table.row(&[name, yes(*enabled), &unverified.to_string(), &quotas.to_string(), &day(*created_ms)]);
     }
     print(out, &table, tenants.len(), "tenant")
 }
@@ -167,6 +179,7 @@ fn list_credentials(tenant: Option<String>, json: bool, target: &Target) -> Resu
         "NETWORKS",
         "SENDERS",
         "CERTIFICATES",
+        "QUOTAS",
         "OLD SECRET UNTIL",
     ]);
     for credential in &credentials {
@@ -182,6 +195,7 @@ fn list_credentials(tenant: Option<String>, json: bool, target: &Target) -> Resu
             &joined(&credential.networks, "everywhere"),
             &joined(&credential.senders, "all"),
             &joined(&credential.certificates, "none"),
+            &credential.quotas.to_string(),
             &credential.old_secret_until_ms.map_or("-".to_owned(), day),
         ]);
     }

@@ -9,6 +9,7 @@ mod client;
 mod documents;
 mod domain;
 mod identity;
+mod identity_args;
 mod queue;
 mod sandbox;
 mod send;

@@ -10,6 +10,7 @@ use crate::clock::UnixTime;
 use crate::limits::LOGIN_OCTETS_MAX;
 use crate::policy::domain::Unverified;
 use crate::policy::identity::{Credential, Directory, SECRETS_MAX, SecretHash, Tenant};
+use crate::policy::quota::{Quotas, SharedUsage};
 use crate::smtp::scram::{ITERATIONS, ScramKeys};
 use arc_swap::ArcSwap;
 use argon2::Argon2;
@@ -178,6 +179,8 @@ impl Identities {
                     senders,
                     certificates,
                     secrets: vec![kept],
+                    quotas: Quotas::default(),
+                    usage: SharedUsage::default(),
                     revision: random_u64()?,
                 };
                 self.put(CREDENTIALS, &login, &credential)?;
@@ -198,6 +201,14 @@ impl Identities {
                 self.put(CREDENTIALS, &login, &credential)?;
                 self.publish()?;
                 return Ok(IdentityReply::Secret { login, secret });
+            }
+            IdentityRequest::SetTenantQuotas { name, quotas } => {
+                let tenant = Tenant { quotas, ..self.tenant(&name)? };
+                self.put(TENANTS, &name, &tenant)?;
+            }
+            IdentityRequest::SetCredentialQuotas { login, quotas } => {
+                let credential = Credential { quotas, ..self.credential(&login)? };
+                self.put(CREDENTIALS, &login, &credential)?;
             }
             IdentityRequest::SetCredential { login, enabled } => {
                 let credential = Credential { enabled, revision: random_u64()?, ..self.credential(&login)? };
@@ -289,6 +300,8 @@ impl Identities {
             senders: Vec::new(),
             certificates: Vec::new(),
             secrets: Vec::new(),
+            quotas: Quotas::default(),
+            usage: SharedUsage::default(),
             revision: 0,
         };
         let credential = Credential { secrets, revision: random_u64()?, ..known.unwrap_or(new) };
@@ -300,7 +313,7 @@ impl Identities {
         if self.directory.load().tenant(name).is_some() {
             return Err(IdentityError::Present("tenant", name.into()));
         }
-        self.put(TENANTS, name, &Tenant { name: name.into(), enabled: true, created_ms: now, unverified })
+        self.put(TENANTS, name, &Tenant::new(name, unverified, now))
     }
 
     fn remove_tenant(&self, name: &str) -> Result<(), IdentityError> {
@@ -373,6 +386,7 @@ impl Identities {
     pub(super) fn publish(&self) -> Result<(), IdentityError> {
         let directory = Directory::new(self.read(TENANTS)?, self.read(CREDENTIALS)?);
         let directory = directory.with_domains(self.read(DOMAINS)?, &self.directory.load());
+        let directory = directory.with_usage_of(&self.directory.load());
         self.directory.store(Arc::new(directory));
         Ok(())
     }

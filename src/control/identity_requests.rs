@@ -2,6 +2,7 @@
 
 use crate::policy::domain::Unverified;
 use crate::policy::identity::{CertificateRule, Credential, SenderRule, Tenant};
+use crate::policy::quota::Quotas;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,20 @@ pub enum IdentityRequest {
         /// For how long the old secret is taken, in milliseconds.
         overlap_ms: u64,
     },
+    /// How much a tenant may send.
+    SetTenantQuotas {
+        /// Which.
+        name: String,
+        /// In place of those it had.
+        quotas: Quotas,
+    },
+    /// How much may be sent with a credential.
+    SetCredentialQuotas {
+        /// Which.
+        login: String,
+        /// In place of those it had.
+        quotas: Quotas,
+    },
     /// Whether a credential may log in.
     SetCredential {
         /// Which.
@@ -120,6 +135,9 @@ pub struct CredentialView {
     /// With which certificates it may log in.
     #[serde(default)]
     pub certificates: Vec<CertificateRule>,
+    /// How much may be sent with it.
+    #[serde(default)]
+    pub quotas: Quotas,
     /// Until when the secret before the present one is taken.
     pub old_secret_until_ms: Option<u64>,
 }
@@ -137,6 +155,7 @@ impl CredentialView {
             networks: credential.networks.clone(),
             senders: credential.senders.clone(),
             certificates: credential.certificates.clone(),
+            quotas: credential.quotas.clone(),
             old_secret_until_ms: credential.secrets.get(1).and_then(|secret| secret.until_ms),
         }
     }

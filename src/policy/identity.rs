@@ -6,6 +6,7 @@
 use crate::address::Address;
 use crate::clock::UnixTime;
 use crate::policy::domain::{AUTHOR_UNCLEAR, Authors, Domain, Unverified, authors, not_verified};
+use crate::policy::quota::{Accounts, Quotas, SharedUsage};
 use crate::reply::Reply;
 use crate::smtp::scram::ScramKeys;
 use foldhash::HashMap;
@@ -27,6 +28,20 @@ pub struct Tenant {
     /// What becomes of its mail from domains that are not verified.
     #[serde(default)]
     pub unverified: Unverified,
+    /// How much it may send.
+    #[serde(default)]
+    pub quotas: Quotas,
+    /// What it has sent.
+    #[serde(skip)]
+    pub usage: SharedUsage,
+}
+
+impl Tenant {
+    /// A new one, without quotas.
+    pub fn new(name: &str, unverified: Unverified, created_ms: u64) -> Tenant {
+        let (quotas, usage) = Default::default();
+        Tenant { name: name.into(), enabled: true, created_ms, unverified, quotas, usage }
+    }
 }
 
 /// One secret of a credential, hashed.
@@ -83,6 +98,12 @@ pub struct Credential {
     pub certificates: Vec<CertificateRule>,
     /// Its secrets, the newest first.
     pub secrets: Vec<SecretHash>,
+    /// How much it may send, within its tenant's quotas.
+    #[serde(default)]
+    pub quotas: Quotas,
+    /// What it has sent.
+    #[serde(skip)]
+    pub usage: SharedUsage,
     /// New with each change of its secrets and of itself: what was remembered of an earlier one counts no more.
     pub revision: u64,
 }
@@ -275,6 +296,29 @@ impl Directory {
         self
     }
 
+    /// Counts go on where those of the same tenants and credentials were before.
+    pub fn with_usage_of(mut self, before: &Directory) -> Directory {
+        for (name, tenant) in &mut self.tenants {
+            let known = before.tenants.get(name).filter(|known| known.created_ms == tenant.created_ms);
+            if let (Some(known), Some(tenant)) = (known, Arc::get_mut(tenant)) {
+                tenant.usage = known.usage.clone();
+            }
+        }
+        for (login, credential) in &mut self.credentials {
+            let known = before.credentials.get(login).filter(|known| known.id == credential.id);
+            if let (Some(known), Some(credential)) = (known, Arc::get_mut(credential)) {
+                credential.usage = known.usage.clone();
+            }
+        }
+        self
+    }
+
+    /// Whose quotas count for a message.
+    pub fn accounts<'a>(&'a self, tenant: &str, credential: Option<&'a Credential>) -> Accounts<'a> {
+        let tenant = self.tenant(tenant).map(|tenant| (&tenant.quotas, &*tenant.usage.0));
+        [tenant, credential.map(|credential| (&credential.quotas, &*credential.usage.0))]
+    }
+
     /// A domain of this tenant.
     pub fn domain(&self, tenant: &str, name: &str) -> Option<&Arc<Domain>> {
         self.domains.get(tenant)?.get(name)
@@ -398,6 +442,8 @@ impl Credential {
             senders: Vec::new(),
             certificates: Vec::new(),
             secrets: Vec::new(),
+            quotas: Quotas::default(),
+            usage: SharedUsage::default(),
             revision: 1,
         }
     }
@@ -422,7 +468,7 @@ mod tests {
     }
 
     fn tenant(name: &str) -> Tenant {
-        Tenant { name: name.into(), enabled: true, created_ms: 1, unverified: Unverified::Pass }
+        Tenant::new(name, Unverified::Pass, 1)
     }
 
     fn address(text: &str) -> Address {

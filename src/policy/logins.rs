@@ -118,10 +118,7 @@ mod tests {
 
     fn directory(revision: u64, enabled: bool) -> Directory {
         let credential = Credential { enabled, revision, ..Credential::of("app", "a") };
-        Directory::new(
-            vec![Tenant { name: "a".into(), enabled: true, created_ms: 0, unverified: Default::default() }],
-            vec![credential],
-        )
+        Directory::new(vec![Tenant::new("a", Default::default(), 0)], vec![credential])
     }
 
     #[test]
@@ -148,7 +145,7 @@ mod tests {
         // The old secret of a rotation ends at its time, remembered or not.
         let mut rotated = Credential::clone(directory(1, true).credential("app").unwrap());
         rotated.secrets = vec![SecretHash { phc: "".into(), until_ms: Some(5_000), scram: None }];
-        let tenant = Tenant { name: "a".into(), enabled: true, created_ms: 0, unverified: Default::default() };
+        let tenant = Tenant::new("a", Default::default(), 0);
         let rotated = Directory::new(vec![tenant], vec![rotated]);
         assert!(knows(&logins, "secret", &rotated, 4) && !knows(&logins, "secret", &rotated, 5));
         logins.remember(&login("secret"), &granted(1), at(6));

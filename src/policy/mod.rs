@@ -7,6 +7,7 @@ pub mod headers;
 pub mod identity;
 pub mod lockout;
 pub mod logins;
+pub mod quota;
 pub mod relay;
 pub mod scram;
 pub mod session_limits;

@@ -12,6 +12,7 @@ use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
 use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
 use crate::policy::domain::Domain;
 use crate::policy::identity::Credential;
+use crate::policy::quota::Counted;
 use crate::policy::trace;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
@@ -338,7 +339,7 @@ impl Receiving<'_> {
     fn check_headers(&mut self, now: Now) -> Result<Option<Arc<Domain>>, Reply> {
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
         let Some(incoming) = self.state.incoming.as_mut() else { return Ok(None) };
-        let (trace, received) = incoming.content.split_at(incoming.trace_len);
+        let received = &incoming.content[incoming.trace_len..];
         let headers = trace::Headers::scan(received);
         if headers.received_count > self.core.settings.max_received_headers {
             return Err(Reply::fixed(
@@ -355,6 +356,9 @@ impl Receiving<'_> {
         {
             incoming.envelope.tenant = tenant;
         }
+        self.core.count_message(self.state, true, now)?;
+        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(None) };
+        let (trace, received) = incoming.content.split_at(incoming.trace_len);
         let directory = self.core.directory.load();
         let Envelope { tenant, reverse_path, .. } = &incoming.envelope;
         if let Some(sender) = reverse_path {
@@ -437,11 +441,13 @@ impl Transactions for Receiving<'_> {
             self.state.credential = Some(current);
         }
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
-        let tenant = self.state.credential.as_ref().map_or(&listener.tenant, |credential| &credential.tenant);
+        let tenant = self.state.credential.as_ref().map_or(&listener.tenant, |credential| &credential.tenant).clone();
+        self.core.may_send(self.state, &tenant, Counted::Messages, 1, now).map_err(|reply| self.refuse(None, reply))?;
+        let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
         // Where a header may name another tenant it is judged when that has come.
-        let is_known = self.state.credential.is_some() || listener.tenant_header.is_none();
-        if let Some(sender) = mail.reverse_path.as_ref().filter(|_| is_known)
-            && let Err(reply) = self.core.directory.load().may_return_to(tenant, sender)
+        let later = self.state.credential.is_none() && listener.tenant_header.is_some();
+        if let Some(sender) = mail.reverse_path.as_ref().filter(|_| !later)
+            && let Err(reply) = self.core.directory.load().may_return_to(&tenant, sender)
         {
             self.core.reject(self.state.client, sender.as_str(), None, &reply);
             return Err(reply);
@@ -453,7 +459,7 @@ impl Transactions for Receiving<'_> {
             ret: mail.ret,
             envid: mail.envid,
             recipients: Vec::with_capacity(1),
-            tenant: tenant.clone(),
+            tenant,
             arrived: now.unix,
             client: Box::default(),
             require_tls: false,
@@ -472,10 +478,16 @@ impl Transactions for Receiving<'_> {
         Ok(())
     }
 
-    fn recipient(&mut self, recipient: Recipient, _now: Now) -> Result<(), Reply> {
+    fn recipient(&mut self, recipient: Recipient, now: Now) -> Result<(), Reply> {
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
         if let Err(reply) =
             listener.relay.may_relay(self.state.client.ip(), self.state.tls.is_some(), self.state.credential.is_some())
+        {
+            return Err(self.refuse(Some(recipient.address.as_str()), reply));
+        }
+        if let Some(Envelope { tenant, recipients, .. }) = self.state.incoming.as_ref().map(|one| &one.envelope)
+            && let Err(reply) =
+                self.core.may_send(self.state, tenant, Counted::Recipients, recipients.len() as u32 + 1, now)
         {
             return Err(self.refuse(Some(recipient.address.as_str()), reply));
         }
@@ -490,6 +502,7 @@ impl Transactions for Receiving<'_> {
             let reply = Reply::fixed(452, 4, 3, 1, "Too much content under way; try again later");
             return Err(self.refuse(None, reply));
         }
+        self.core.count_message(self.state, false, now).map_err(|reply| self.refuse(None, reply))?;
         let id = self.core.ids.next(now.unix);
         let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
         incoming.id = id;

@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod outcome;
 pub mod permits;
+mod quotas;
 pub mod retained;
 mod room;
 pub mod router;

@@ -181,6 +181,49 @@ fn the_dialogue_word_by_word() {
 }
 
 #[test]
+fn quotas_hold_over_sessions_and_shards() {
+    let relay = Setup::new().listener(IMPLICIT).hold().start();
+    let password = add(&relay, "app", &[]);
+    relay.command(&["tenant", "limit", "acme", "--messages", "3/day", "--recipients", "1000/hour,4/day"]).succeeded();
+    relay.command(&["credential", "limit", "app", "--messages", "5/week"]).fails("no amount");
+    let session = || {
+        let mut talk = Talk::with(&relay);
+        talk.expect("EHLO app.example.com", "250-");
+        talk.expect(&plain("app", &password), "235 ");
+        talk
+    };
+    let mail = |talk: &mut Talk, recipients: usize| {
+        talk.expect("MAIL FROM:<a@origin.test>", "250 ");
+        for number in 0..recipients {
+            talk.expect(&format!("RCPT TO:<{number}@dest.test>"), "250 ");
+        }
+        talk.expect("DATA", "354 ");
+        talk.expect("From: a@origin.test\r\n\r\nHello.\r\n.", "250 ");
+    };
+    mail(&mut session(), 2);
+    let mut talk = session();
+    talk.expect("MAIL FROM:<a@origin.test>", "250 ");
+    talk.expect("RCPT TO:<1@dest.test>", "250 ");
+    talk.expect("RCPT TO:<2@dest.test>", "250 ");
+    let refused = talk.say("RCPT TO:<3@dest.test>");
+    assert!(refused.starts_with("450 4.7.1 The quota of 4 recipients is used up (4/day): try again in "), "{refused}");
+    // A transaction that sends nothing counts for nothing.
+    talk.expect("RSET", "250 ");
+    mail(&mut talk, 1);
+    mail(&mut talk, 1);
+    let refused = talk.say("MAIL FROM:<a@origin.test>");
+    assert!(refused.starts_with("450 4.7.1 The quota of 3 messages"), "{refused}");
+    assert!(session().say("MAIL FROM:<a@origin.test>").starts_with("450 4.7.1 "), "another session of it");
+    // What is lifted is lifted at once, and a credential has quotas of its own.
+    relay.command(&["tenant", "limit", "acme"]).succeeded();
+    relay.command(&["credential", "limit", "app", "--messages", "4/d"]).succeeded();
+    let listed = relay.command(&["credential", "list"]).succeeded();
+    assert!(listed.stdout.contains("messages 4/day"), "{}", listed.stdout);
+    mail(&mut session(), 5);
+    relay.stop();
+}
+
+#[test]
 fn nothing_of_a_login_in_the_clear() {
     let relay = Setup::new().listener(STARTTLS).hold().start();
     let mut socket = BufReader::new(TcpStream::connect(relay.address).expect("a connection"));
