@@ -38,6 +38,22 @@ pub fn fields(section: &[u8]) -> impl Iterator<Item = Field<'_>> {
     })
 }
 
+/// The header section without the fields of this name; None when there are none.
+pub fn without(section: &[u8], name: &str) -> Option<Vec<u8>> {
+    fields(section).find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))?;
+    let mut kept = Vec::with_capacity(section.len());
+    let mut rest = section;
+    while !rest.is_empty() {
+        let (whole, behind) = rest.split_at(field_len(rest));
+        let is_it = fields(whole).any(|field| field.name.eq_ignore_ascii_case(name.as_bytes()));
+        if !is_it {
+            kept.extend_from_slice(whole);
+        }
+        rest = behind;
+    }
+    Some(kept)
+}
+
 /// The first line with those that continue it.
 fn field_len(bytes: &[u8]) -> usize {
     let mut len = 0;
@@ -63,6 +79,13 @@ mod tests {
         assert_eq!(found, expected);
         assert_eq!(fields(b"Last: without end").map(|field| field.value).collect::<Vec<_>>(), [b" without end"]);
         assert_eq!(fields(b"\r\nA: b\r\n").count(), 0);
+    }
+
+    #[test]
+    fn fields_of_a_name_are_left_out_whole() {
+        let section = b"To: a@b.example\r\nBcc: c@b.example,\r\n d@b.example\r\nSubject: Bcc: x\r\nBCC:\r\n\r\n";
+        assert_eq!(without(section, "Bcc").unwrap(), b"To: a@b.example\r\nSubject: Bcc: x\r\n\r\n");
+        assert_eq!(without(b"To: a@b.example\r\n\r\n", "Bcc"), None);
     }
 
     #[test]

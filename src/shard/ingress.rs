@@ -11,6 +11,7 @@ use crate::id::MessageId;
 use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
 use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
 use crate::policy::domain::Domain;
+use crate::policy::headers::{section_len, without};
 use crate::policy::identity::Credential;
 use crate::policy::quota::Counted;
 use crate::policy::trace;
@@ -367,15 +368,16 @@ impl Receiving<'_> {
         let signer = directory.signer(tenant, received)?;
         if listener.submission {
             let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
-            if !added.is_empty() {
-                let mut whole = Vec::with_capacity(incoming.content.len() + added.len());
-                whole.extend_from_slice(trace);
-                whole.extend_from_slice(&added);
-                whole.extend_from_slice(received);
-                incoming.content = whole;
-                incoming.len += added.len() as u64;
-                incoming.counted += added.len();
-                self.core.content_octets += added.len();
+            let (section, rest) = received.split_at(section_len(received).unwrap_or_default());
+            // Whom else a message went to is nobody's business (RFC 5322 3.6.3).
+            let cleaned = without(section, "Bcc");
+            if !added.is_empty() || cleaned.is_some() {
+                let section = cleaned.as_deref().unwrap_or(section);
+                let whole = [trace, &added, section, rest].concat();
+                let before = std::mem::replace(&mut incoming.content, whole).len();
+                incoming.len = incoming.len - before as u64 + incoming.content.len() as u64;
+                incoming.counted = incoming.counted - before + incoming.content.len();
+                self.core.content_octets = self.core.content_octets - before + incoming.content.len();
             }
         }
         Ok(signer)

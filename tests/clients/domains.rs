@@ -251,3 +251,20 @@ fn a_key_of_ones_own_and_one_for_some_recipients() {
     assert!(!sink.wait_for("else@dest.test").text().contains("DKIM-Signature"));
     relay.stop();
 }
+
+#[test]
+fn bcc_goes_no_further_than_submission() {
+    let sink = Sink::new();
+    let relay =
+        Setup::new().next_hop(sink.address).listener("kind = \"submission\"\ntrusted = \"127.0.0.0/8\"").start();
+    for (name, octets) in [("small", 0), ("large", 400_000)] {
+        let (recipient, body) = (format!("{name}@dest.test"), "Bcc: in the body\r\n".repeat(1 + octets / 18));
+        let content = format!("Bcc: secret@dest.test,\r\n other@dest.test\r\nTo: {recipient}\r\nbcc: x\r\n\r\n{body}");
+        assert!(submit(&relay, "ann@origin.test", &recipient, content.as_bytes()).starts_with("250 "));
+        let arrived = sink.wait_for(&recipient).text();
+        let expected = format!("\r\nTo: {recipient}\r\n\r\n{body}");
+        assert!(arrived.ends_with(&expected) && arrived.contains("\r\nDate: "), "{name}");
+        assert!(!arrived.contains("secret@") && !arrived.contains("bcc: x"), "{name}");
+    }
+    relay.stop();
+}
