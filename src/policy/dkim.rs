@@ -308,7 +308,7 @@ pub fn sign<'a>(
     let begin = out.len();
     for key in keys {
         match key.sign(&headers, body, at) {
-            Ok(signature) => signature.write(out, true),
+            Ok(signature) => write_field(&signature, out),
             Err(error) => {
                 out.truncate(begin);
                 return Err(error);
@@ -318,6 +318,17 @@ pub fn sign<'a>(
     Ok(())
 }
 
+/// Appends a signature's field. Where the library folds it just behind the signature's last octet, the fold is taken out: not
+/// every verifier takes white space there for a part of the signature (RFC 6376 3.7), and those find the rest wrong.
+fn write_field(signature: &Signature, out: &mut Vec<u8>) {
+    const FOLDED_END: &[u8] = b"\r\n\t;\r\n";
+    signature.write(out, true);
+    if out.ends_with(FOLDED_END) {
+        out.truncate(out.len() - FOLDED_END.len());
+        out.extend_from_slice(b";\r\n");
+    }
+}
+
 /// The octets that [`sign`] will append, whatever the body.
 pub fn signed_len<'a>(keys: impl Iterator<Item = &'a SigningKey>, section: &[u8], at: UnixTime) -> usize {
     let headers = SignedHeaders::of(section);
@@ -325,7 +336,7 @@ pub fn signed_len<'a>(keys: impl Iterator<Item = &'a SigningKey>, section: &[u8]
     for key in keys {
         let mut signature = key.unsigned(&headers, &BodyHash([0; 32]), at);
         signature.b = vec![0; key.signature_len];
-        signature.write(&mut out, true);
+        write_field(&signature, &mut out);
     }
     out.len()
 }
@@ -374,6 +385,19 @@ mod tests {
             assert!(text.contains(tag), "{tag} is not in {text}");
         }
         assert!(text.ends_with("\r\n") && text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+
+    #[test]
+    fn no_signature_ends_with_white_space() {
+        for several in 0..64 {
+            let mut section = "From: a@example.org\r\n".to_owned();
+            section.push_str(&"To: b@b.example\r\n".repeat(several % 8));
+            section.push_str(&"References: <a@b>\r\n".repeat(several / 8 % 2));
+            section.push_str(&"List-ID: <a.b>\r\n".repeat(several / 16 % 2));
+            section.push_str(&"Feedback-ID: a\r\n".repeat(several / 32));
+            let text = signatures(&(section + "\r\n"), "Hello\r\n");
+            assert!(!text.contains("\t;\r\n") && !text.contains(" ;\r\n"), "{text}");
+        }
     }
 
     #[test]

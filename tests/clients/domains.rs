@@ -101,6 +101,11 @@ fn odd_contents() -> Vec<Vec<u8>> {
             .to_owned(),
     ];
     contents.extend(headers.iter().map(|header| format!("{header}\r\nBody.\r\n").into_bytes()));
+    // Signatures are folded at other places where more headers are listed.
+    contents.extend((0..16).map(|several| {
+        let many = "To: bob@dest.test\r\n".repeat(several % 8) + &"References: <a@b>\r\n".repeat(several / 8);
+        format!("From: ann@origin.test\r\n{many}\r\nBody.\r\n").into_bytes()
+    }));
     // No empty line at all, and contents in a file of their own, one of them in whole pieces.
     contents.push(b"From: ann@origin.test\r\nSubject: header only\r\n".to_vec());
     for octets in [300_000, 600_000, 1 << 20] {
