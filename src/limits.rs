@@ -245,6 +245,9 @@ pub const CLIENT_CHUNKS_UNANSWERED_MAX: u32 = 8;
 /// Octets kept of the name a peer gives in its greeting: as long as a domain can be (RFC 5321 4.5.3.1.2).
 pub const PEER_NAME_OCTETS_MAX: usize = 255;
 
+/// Octets that are read of a file with a private key: an RSA key of 8,192 bits takes 7 KiB, its certificates may come before.
+pub const KEY_FILE_OCTETS_MAX: u64 = 256 * 1024;
+
 // ---- policy: trace ----
 
 /// Octets of a name (HELO, this host) in a Received header: as long as a domain can be (RFC 5321 4.5.3.1.2).

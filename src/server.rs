@@ -25,6 +25,7 @@ use crate::io::bind::{self, BindError};
 use crate::io::dns::{DnsConfig, Resolver, ResolverError};
 use crate::io::executor::{DiskSpec, ListeningSocket, Mailboxes, ShardSpec, run_shard};
 use crate::io::mailbox::{Inbox, InboxSender, Mailbox, Sender, inbox, mailbox};
+use crate::io::own_certificate::own_certificate;
 use crate::io::probe::{Machine, ProbeError, probe};
 use crate::io::tls::{self, ServerTls, TlsSetup, TlsSetupError};
 use crate::limits::{CONTROL_INBOX, LEASES_PER_SHARD, MAILBOX_CAPACITY, MAILBOX_FOR_CONTROL, MAILBOX_FOR_HINTS};
@@ -337,7 +338,20 @@ fn bind_listeners(config: &Config, shards: u8) -> Result<Sockets, ServeError> {
 fn tls_setup(config: &Config, log: &EventLog) -> Result<TlsSetup, ServeError> {
     let (chain, key) = match (&config.tls.certificate, &config.tls.key) {
         (Some(certificate), Some(key)) => (tls::load_chain(certificate)?, tls::load_key(key)?),
-        _ => tls::self_signed(&config.effective_hostname())?,
+        _ => {
+            let own = own_certificate(&config.spool.dir, &config.effective_hostname(), crate::io::clock::now().unix)?;
+            if own.made {
+                log.notice(
+                    Severity::Info,
+                    &format!(
+                        "made a certificate, signed by itself: {}, SHA-256 fingerprint {}; clients that pin it must be told",
+                        own.file.display(),
+                        own.fingerprint()
+                    ),
+                );
+            }
+            (own.chain, own.key)
+        }
     };
     let server = tls::server_config(chain, key, tls::ticketer()?)?;
     let (client_verify, trouble) = tls::client_verify_system()?;

@@ -192,7 +192,7 @@ fn loopback() -> Vec<IpNet> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
-    /// PEM, with the chain. Without it one is made at each start, signed by itself.
+    /// PEM, with the chain. Without it one is made once, signed by itself, and kept in the spool directory.
     pub certificate: Option<PathBuf>,
     /// PEM.
     pub key: Option<PathBuf>,

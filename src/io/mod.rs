@@ -18,6 +18,7 @@ pub mod handler;
 mod listener;
 pub mod mailbox;
 mod net;
+pub mod own_certificate;
 pub mod privileges;
 pub mod probe;
 mod ring;

@@ -4,10 +4,12 @@
 //! A set-up fails at start or at reload, with an error that names the file and what to do; a running server keeps its
 //! present certificates then, since they are swapped as a whole.
 
+use crate::limits::KEY_FILE_OCTETS_MAX;
 use arc_swap::ArcSwap;
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
@@ -15,11 +17,18 @@ use rustls::{
     ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
 };
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The protocol versions that are spoken: older ones are broken (RFC 8996).
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// The key exchanges that listeners take, the one that also withstands quantum computers first. A client's own order
+/// decides among them, so that no client pays a round trip for one that it does not prefer itself.
+const SERVER_KEY_EXCHANGES: [&dyn SupportedKxGroup; 4] = [X25519MLKEM768, X25519, SECP256R1, SECP384R1];
 
 /// Where the usual systems keep the certificates of authorities, in one file.
 const SYSTEM_ROOTS: &[&str] = &[
@@ -71,6 +80,22 @@ pub enum TlsSetupError {
         /// What should be in it.
         expected: &'static str,
     },
+    /// Others may read the key, or change it.
+    #[error("others may use the private key {path} (mode {mode:o}): chmod 640 {path}, or a stricter mode")]
+    OpenKey {
+        /// Which file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A certificate that was made could not be kept.
+    #[error("{path} cannot be written: {cause}; check who owns the spool directory, and its disk")]
+    Unwritten {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
     /// No file with the certificates of authorities was found.
     #[error("no file with the certificates of authorities was found; install the package ca-certificates")]
     NoRoots,
@@ -109,7 +134,8 @@ pub fn server_config(
     key: PrivateKeyDer<'static>,
     tickets: Arc<dyn ProducesTickets>,
 ) -> Result<Arc<ServerConfig>, TlsSetupError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let provider = CryptoProvider { kx_groups: SERVER_KEY_EXCHANGES.to_vec(), ..aws_lc_rs::default_provider() };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(VERSIONS)?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
@@ -184,16 +210,25 @@ pub fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupE
     }
 }
 
-/// A private key from a PEM file (PKCS#8, PKCS#1 or SEC1).
+/// A private key from a PEM file (PKCS#8, PKCS#1 or SEC1). Its group may read it, as is usual where several services share
+/// a certificate; nobody else may, and only its owner may change it.
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
 pub fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsSetupError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsSetupError::File {
-        path: path.to_owned(),
-        problem: error.to_string(),
-        expected: "one private key",
-    })
+    let fail = |problem: String| TlsSetupError::File { path: path.to_owned(), problem, expected: "one private key" };
+    let file = File::open(path).map_err(|error| fail(error.to_string()))?;
+    // Of the file that was opened: the path may lead to another one a moment later.
+    let mode = file.metadata().map_err(|error| fail(error.to_string()))?.permissions().mode() & 0o7777;
+    if mode & 0o027 != 0 {
+        return Err(TlsSetupError::OpenKey { path: path.to_owned(), mode });
+    }
+    let key = PrivateKeyDer::pem_reader_iter(file.take(KEY_FILE_OCTETS_MAX)).next();
+    match key {
+        Some(Ok(key)) => Ok(key),
+        Some(Err(error)) => Err(fail(error.to_string())),
+        None => Err(fail("it holds no private key".to_owned())),
+    }
 }
 
 /// The certificates of authorities in a PEM file; those that cannot be used are left out.
@@ -298,6 +333,7 @@ mod tests {
         assert!(error.contains("the own one first"), "{error}");
         let empty = std::env::temp_dir().join(format!("ringpost-empty-{}.pem", std::process::id()));
         std::fs::write(&empty, "nothing\n").unwrap();
+        std::fs::set_permissions(&empty, std::fs::Permissions::from_mode(0o600)).unwrap();
         let chain = load_chain(&empty).unwrap_err().to_string();
         let key = load_key(&empty).unwrap_err().to_string();
         std::fs::remove_file(&empty).unwrap();
@@ -313,6 +349,63 @@ mod tests {
         assert!(error.contains("check that the key belongs"), "{error}");
     }
 
+    /// Both sides in memory, until nothing more is to be said; what was exchanged is the server's to tell.
+    fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> rustls::ServerConnection {
+        let name = ServerName::try_from("a.example").unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::clone(client), name).unwrap();
+        let mut server = rustls::ServerConnection::new(Arc::clone(server)).unwrap();
+        while client.wants_write() || server.wants_write() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            server.read_tls(&mut &bytes[..]).unwrap();
+            server.process_new_packets().unwrap();
+            bytes.clear();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        assert!(!server.is_handshaking());
+        server
+    }
+
+    #[test]
+    fn a_client_that_prefers_the_hybrid_key_exchange_gets_it_and_no_other_pays_for_it() {
+        use rustls::{HandshakeKind, NamedGroup};
+        let (chain, key) = self_signed("a.example").unwrap();
+        let server = server_config(chain, key, ticketer().unwrap()).unwrap();
+        for (groups, expected) in [
+            (vec![X25519MLKEM768, X25519], NamedGroup::X25519MLKEM768),
+            (vec![X25519, X25519MLKEM768], NamedGroup::X25519),
+            (vec![SECP256R1], NamedGroup::secp256r1),
+        ] {
+            let provider = CryptoProvider { kx_groups: groups, ..aws_lc_rs::default_provider() };
+            let client = taking_any_certificate(Arc::new(provider), VERSIONS).unwrap().with_no_client_auth();
+            let done = handshake(&server, &Arc::new(client));
+            assert_eq!(done.negotiated_key_exchange_group().unwrap().name(), expected);
+            assert_eq!(done.handshake_kind(), Some(HandshakeKind::Full), "no HelloRetryRequest");
+        }
+    }
+
+    #[test]
+    fn a_ticket_of_one_configuration_is_resumed_by_another_with_the_same_key() {
+        use rustls::HandshakeKind;
+        let tickets = ticketer().unwrap();
+        let configuration = |tickets: &Arc<dyn ProducesTickets>| {
+            let (chain, key) = self_signed("a.example").unwrap();
+            server_config(chain, key, Arc::clone(tickets)).unwrap()
+        };
+        let (one, renewed) = (configuration(&tickets), configuration(&tickets));
+        let client = client_opportunistic().unwrap();
+        assert_eq!(handshake(&one, &client).handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(handshake(&renewed, &client).handshake_kind(), Some(HandshakeKind::Resumed));
+        let stranger = configuration(&ticketer().unwrap());
+        assert_eq!(handshake(&stranger, &client).handshake_kind(), Some(HandshakeKind::Full));
+    }
+
     #[test]
     fn pem_files_load() {
         let directory = std::env::temp_dir();
@@ -321,6 +414,7 @@ mod tests {
         let certificate =
             rcgen::CertificateParams::new(vec!["x.example".to_owned()]).unwrap().self_signed(&key).unwrap();
         std::fs::write(&path, certificate.pem() + &key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let loaded = (load_chain(&path), load_key(&path));
         std::fs::remove_file(&path).unwrap();
         server_config(loaded.0.unwrap(), loaded.1.unwrap(), ticketer().unwrap()).unwrap();
