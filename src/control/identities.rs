@@ -232,6 +232,16 @@ impl Identities {
     /// When the file cannot be read, or a line is none; says which.
     pub fn take_credentials(&self, file: &Path, now: UnixTime) -> Result<(), IdentityError> {
         let wrong = |cause| IdentityError::File { file: file.display().to_string(), cause };
+        let mode = std::fs::metadata(file).map_err(wrong)?.permissions().mode();
+        // A group may read it: so root keeps it for the relay's user.
+        if mode & 0o027 != 0 {
+            let text = format!(
+                "{} holds passwords and may be read or changed by others (mode {:o}): chmod 600 {0}",
+                file.display(),
+                mode & 0o777
+            );
+            return Err(IdentityError::Wrong(text));
+        }
         let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).map_err(wrong)?);
         if self.directory.load().tenant(DEFAULT_TENANT).is_none() {
             self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into(), unverified: Unverified::Pass }, now)?;
@@ -576,6 +586,7 @@ mod tests {
         let file = path.join("logins");
         let take = |text: &str| {
             std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
             identities.take_credentials(&file, NOW).map_err(|error| error.to_string())
         };
         assert_eq!(take("# two\n\napp:secret\nother:a:b\n"), Ok(()));
@@ -591,6 +602,9 @@ mod tests {
             let error = take(text).unwrap_err();
             assert!(error.contains(wrong) && !error.contains("secret"), "{error}");
         }
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let shown = identities.take_credentials(&file, NOW).unwrap_err().to_string();
+        assert!(shown.contains("mode 644") && shown.contains("chmod 600"), "{shown}");
         let absent = identities.take_credentials(&path.join("absent"), NOW).unwrap_err().to_string();
         assert!(absent.contains("absent: No such file"), "{absent}");
         std::fs::remove_dir_all(path).unwrap();

@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
 const STARTTLS: &str = "kind = \"submission\"";
 const IMPLICIT: &str = "kind = \"submission\"\ntls = \"implicit\"";
@@ -316,6 +317,7 @@ fn logins_outlive_a_restart_and_come_from_a_file() {
     let password = add(&relay, "app", &[]);
     let directory = relay.stop();
     let file = directory.file("logins", "# for trials\nfiled:from a file\n");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
     let flag = file.to_str().expect("a path").to_owned();
     let relay = Setup::new().listener(IMPLICIT).hold().flag("--credential-file", flag).start_in(directory);
     for (login, password) in [("app", password.as_str()), ("filed", "from a file")] {
