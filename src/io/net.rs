@@ -183,10 +183,11 @@ pub(crate) fn accept_and_refuse(listener: RawFd, words: &[u8]) -> bool {
     }
 }
 
-/// A descriptor held for nothing but to be given up when there are no others.
+/// A descriptor held for nothing but to be given up when there are no others. It is of no file: none may be opened but
+/// the relay's own (src/io/confinement.rs).
 pub(crate) fn spare_descriptor() -> Option<OwnedFd> {
-    // SAFETY: the path is a C string constant; the call gives a fresh descriptor or -1.
-    let descriptor = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    // SAFETY: the call takes two numbers and gives a fresh descriptor or -1.
+    let descriptor = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
     // SAFETY: a descriptor that is not negative was just opened here and belongs to nobody else.
     (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
