@@ -306,6 +306,12 @@ impl Receiving<'_> {
             Ok(front) => front,
             Err(error) => return Err(self.core.not_signed(&error)),
         };
+        if spill.written == 0 {
+            // Nothing was given out yet, since Bcc took so much with it.
+            incoming.content[..front.len()].copy_from_slice(&front);
+            self.core.metrics.signed += 1;
+            return Ok(());
+        }
         let behind = spill.written as usize - front.len();
         spill.crc = crc32c::crc32c_combine(crc32c::crc32c(&front), spill.crc, behind);
         spill.in_flight += 1;
@@ -368,7 +374,7 @@ impl Receiving<'_> {
         let signer = directory.signer(tenant, received)?;
         if listener.submission {
             let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
-            let (section, rest) = received.split_at(section_len(received).unwrap_or_default());
+            let (section, rest) = received.split_at(section_len(received).unwrap_or(received.len()));
             // Whom else a message went to is nobody's business (RFC 5322 3.6.3).
             let cleaned = without(section, "Bcc");
             if !added.is_empty() || cleaned.is_some() {
@@ -549,7 +555,10 @@ impl Transactions for Receiving<'_> {
             if incoming.spill.is_none() {
                 self.begin_spill(self.core.now).map_err(|reply| self.refuse(None, reply))?;
             }
-            self.spill(false);
+            // What was taken out of the header section may have left less than a piece.
+            if self.state.incoming.as_ref().is_some_and(|incoming| incoming.content.len() >= SPILL_CHUNK) {
+                self.spill(false);
+            }
         }
         Ok(())
     }

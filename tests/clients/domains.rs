@@ -258,6 +258,37 @@ fn a_key_of_ones_own_and_one_for_some_recipients() {
 }
 
 #[test]
+fn a_long_bcc_leaves_a_signature_that_fits() {
+    let (names, sink) = (NameServer::new(), Sink::new());
+    let lines = "kind = \"submission\"\ntrusted = \"127.0.0.0/8\"";
+    let dns = format!("[dns]\nservers = \"{}\"", names.address);
+    let relay = Setup::new().next_hop(sink.address).listener(lines).sections(&dns).start();
+    relay.command(&["tenant", "add", "default"]).succeeded();
+    relay.command(&["domain", "add", "origin.test", "--keys", "ed25519"]).succeeded();
+    publish(&relay, &names, "pending");
+    relay.command(&["domain", "verify", "origin.test"]).succeeded();
+    let bcc = format!("Bcc: x@dest.test{}\r\n", ",\r\n somebody@dest.test".repeat(5_000));
+    let mut recipients = Vec::new();
+    // Without Bcc: nothing for a file, less than a piece of one, and more.
+    for lines in [1, 7_000, 10_000, 20_000, 40_000] {
+        let recipient = format!("{lines}@dest.test");
+        let content = format!("From: ann@origin.test\r\n{bcc}Subject: x\r\n\r\n{}", "line of a body\r\n".repeat(lines));
+        assert!(submit(&relay, "ann@origin.test", &recipient, content.as_bytes()).starts_with("250 "), "{lines}");
+        assert!(!sink.wait_for(&recipient).text().contains("somebody@"), "{lines}");
+        recipients.push(recipient);
+    }
+    assert!(
+        submit(&relay, "ann@origin.test", "bare@dest.test", b"From: ann@origin.test\r\nBcc: somebody@dest.test\r\n")
+            .starts_with("250 ")
+    );
+    assert!(!sink.wait_for("bare@dest.test").text().contains("somebody@"), "no empty line");
+    let Some(results) = verified(&relay, &sink, &recipients, &records(&relay)) else { return };
+    let good = (selectors(&relay, "active"), json!([]));
+    assert!(results.iter().all(|result| *result == good), "{results:?}");
+    relay.stop();
+}
+
+#[test]
 fn bcc_goes_no_further_than_submission() {
     let sink = Sink::new();
     let relay =
