@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod error;
+pub mod filter;
 pub mod oauth;
 pub mod overrides;
 pub mod read;
@@ -19,6 +20,7 @@ pub mod text;
 
 pub use crate::control::log::{LogFormat, LogLevel};
 pub use error::ConfigError;
+pub use filter::FilterSection;
 pub use oauth::OauthSection;
 pub use overrides::Overrides;
 pub use sections::{
@@ -58,6 +60,8 @@ pub struct Config {
     pub tls: TlsSection,
     /// `[oauth]`
     pub oauth: Option<OauthSection>,
+    /// `[[filter]]`: what sees mail before it is taken.
+    pub filter: Vec<FilterSection>,
     /// Where mail goes: the first that fits a recipient's domain is taken.
     pub route: Vec<RouteSection>,
     /// When it is tried again.

@@ -34,6 +34,8 @@ pub struct Envelope {
     pub require_tls: bool,
     /// It is a report that this host made itself.
     pub is_dsn: bool,
+    /// Why it came to be held, when it did; at most [`crate::limits::HOLD_REASON_MAX`] octets.
+    pub held: Option<Box<str>>,
 }
 
 /// BODY= of MAIL (RFC 6152).
@@ -223,6 +225,8 @@ pub enum EnvelopeError {
 }
 
 const VERSION: u8 = 1;
+/// The version of an envelope that says why its message came to be held, and of no other.
+const VERSION_HELD: u8 = 2;
 
 // The octet of flags behind the version. RET takes two bits: 0 none, 1 FULL, 2 HDRS.
 const HAS_REVERSE_PATH: u8 = 1;
@@ -236,7 +240,7 @@ const IS_DSN: u8 = 1 << 7;
 const HAS_ORCPT: u8 = 1 << 7;
 
 impl Envelope {
-    /// Appends the form on disk: version, flags, time, tenant, client, reverse path, ENVID, recipients. Numbers are
+    /// Appends the form on disk: version, flags, time, tenant, client, why it was held, reverse path, ENVID, recipients. Numbers are
     /// LEB128; each text has its length before it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let ret = match self.ret {
@@ -245,7 +249,7 @@ impl Envelope {
             Some(Ret::Headers) => 2,
         };
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-        out.push(VERSION);
+        out.push(if self.held.is_some() { VERSION_HELD } else { VERSION });
         out.push(
             flag(self.reverse_path.is_some(), HAS_REVERSE_PATH)
                 | flag(self.body == Body::EightBitMime, IS_EIGHT_BIT)
@@ -258,6 +262,9 @@ impl Envelope {
         push_number(out, self.arrived.as_millis());
         push_text(out, &self.tenant);
         push_text(out, &self.client);
+        if let Some(held) = &self.held {
+            push_text(out, held);
+        }
         if let Some(address) = &self.reverse_path {
             push_text(out, address.as_str());
         }
@@ -277,10 +284,11 @@ impl Envelope {
     /// Reads what [`Envelope::encode`] wrote. Any bytes are safe to give; memory used is bounded by their number.
     pub fn decode(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
         let mut rest = Rest(bytes);
-        match rest.octet()? {
-            VERSION => {}
+        let is_held = match rest.octet()? {
+            VERSION => false,
+            VERSION_HELD => true,
             other => return Err(EnvelopeError::Version(other)),
-        }
+        };
         let flags = rest.octet()?;
         let ret = match flags >> RET_SHIFT & 3 {
             0 => None,
@@ -291,6 +299,7 @@ impl Envelope {
         let arrived = UnixTime::from_millis(rest.number()?);
         let tenant = rest.text("tenant")?.into();
         let client = rest.text("client")?.into();
+        let held = if is_held { Some(rest.text("reason of a hold")?.into()) } else { None };
         let reverse_path = match flags & HAS_REVERSE_PATH {
             0 => None,
             _ => Some(rest.address("reverse path")?),
@@ -327,6 +336,7 @@ impl Envelope {
             client,
             require_tls: flags & IS_REQUIRE_TLS != 0,
             is_dsn: flags & IS_DSN != 0,
+            held,
         })
     }
 }
@@ -424,9 +434,15 @@ mod tests {
             prop_oneof![Just(None), Just(Some(Ret::Full)), Just(Some(Ret::Headers))],
             proptest::option::of("[a-zA-Z0-9]{1,100}"),
         );
-        let second = (proptest::collection::vec(recipient(), 0..5), ".{0,30}", any::<u64>(), ".{0,60}");
-        (first, second).prop_map(|((reverse_path, body, flags, ret, envid), (recipients, tenant, arrived, client))| {
-            Envelope {
+        let second = (
+            proptest::collection::vec(recipient(), 0..5),
+            ".{0,30}",
+            any::<u64>(),
+            ".{0,60}",
+            proptest::option::of(".{0,40}"),
+        );
+        (first, second).prop_map(
+            |((reverse_path, body, flags, ret, envid), (recipients, tenant, arrived, client, held))| Envelope {
                 reverse_path,
                 body,
                 smtputf8: flags[0],
@@ -438,8 +454,9 @@ mod tests {
                 client: client.into(),
                 require_tls: flags[1],
                 is_dsn: flags[2],
-            }
-        })
+                held: held.map(String::into_boxed_str),
+            },
+        )
     }
 
     proptest! {

@@ -94,6 +94,13 @@ pub enum Event {
         /// Octets.
         size: u64,
     },
+    /// A message was taken, and is held until an operator releases it.
+    CameHeld {
+        /// Its id.
+        id: MessageId,
+        /// Why.
+        reason: Box<str>,
+    },
     /// A recipient was delivered.
     Delivered(AttemptFacts),
     /// A recipient waits for another attempt.

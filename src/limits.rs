@@ -272,3 +272,18 @@ const _: () = assert!(DSN_RETURNED_OCTETS_MAX <= DSN_HEAD as usize, "what is ret
 pub const SESSIONS_MAX: usize = 1 << 20;
 
 const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");
+
+// ---- content filters ----
+
+/// Octets of header fields that filters may add to one message: room for them is left before a content in a file of its own.
+pub const FILTER_HEADERS_MAX: usize = 4_000;
+/// Octets of the reason for which a message came to be held.
+pub const HOLD_REASON_MAX: usize = 200;
+/// Octets of a filter's own words in a reply.
+pub const FILTER_TEXT_MAX: usize = 200;
+/// Octets of an answer of a filter, whatever it is.
+pub const FILTER_ANSWER_MAX: usize = 1 << 20;
+/// Octets of a content read from its file at a time for a filter.
+pub const FILTER_PIECE: usize = 256 * 1024;
+
+const _: () = assert!(FILTER_HEADERS_MAX <= ringpost_spool::record::FRONT_MAX as usize);

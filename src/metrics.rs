@@ -135,6 +135,16 @@ pub struct ShardMetrics {
     pub failed_logins: u64,
     /// Messages signed.
     pub signed: u64,
+    /// Messages that content filters let in.
+    pub filtered_passed: u64,
+    /// Messages that content filters rejected.
+    pub filtered_rejected: u64,
+    /// Messages that content filters put off.
+    pub filtered_deferred: u64,
+    /// Messages that content filters want held.
+    pub filtered_held: u64,
+    /// Times that a content filter gave no answer.
+    pub filter_failures: u64,
     /// Recipients delivered.
     pub delivered: u64,
     /// Attempts that ended in a deferral, by recipient.
@@ -215,6 +225,11 @@ impl ShardMetrics {
             logins,
             failed_logins,
             signed,
+            filtered_passed,
+            filtered_rejected,
+            filtered_deferred,
+            filtered_held,
+            filter_failures,
             delivered,
             deferred,
             bounced,
@@ -254,6 +269,11 @@ impl ShardMetrics {
         self.logins += logins;
         self.failed_logins += failed_logins;
         self.signed += signed;
+        self.filtered_passed += filtered_passed;
+        self.filtered_rejected += filtered_rejected;
+        self.filtered_deferred += filtered_deferred;
+        self.filtered_held += filtered_held;
+        self.filter_failures += filter_failures;
         self.delivered += delivered;
         self.deferred += deferred;
         self.bounced += bounced;

@@ -7,6 +7,7 @@
 //! The end: the control loop returns when all shards are drained, or out of time; the process then ends.
 
 mod directory;
+mod filters;
 mod greeting;
 mod ground;
 mod recovery;
@@ -85,6 +86,16 @@ pub enum ServeError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    /// The password of a filter.
+    #[error("filter {filter}: {}: the password cannot be read: {cause}", .file.display())]
+    FilterPassword {
+        /// Which filter.
+        filter: String,
+        /// Its file.
+        file: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
     /// Tenants and credentials.
     #[error(transparent)]
     Identities(#[from] IdentityError),
@@ -120,7 +131,7 @@ impl ServeError {
             ServeError::Directory(_) => 73,
             ServeError::Ground(_) => 77,
             ServeError::Probe(_) | ServeError::Bind(_) | ServeError::Service { .. } => 69,
-            ServeError::Tls(_) | ServeError::Resolver(_) => 78,
+            ServeError::Tls(_) | ServeError::Resolver(_) | ServeError::FilterPassword { .. } => 78,
             ServeError::Spool(_) | ServeError::Identities(_) => 74,
             ServeError::Start { .. } => 71,
             ServeError::ShardDied { .. } => 70,
@@ -491,6 +502,9 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         identities,
         login_key,
         tokens: tokens::token_checker(config)?,
+        filters: filters::filters(config)?,
+        hostname: config.effective_hostname(),
+        spool: config.spool.dir.clone(),
         resolver: Arc::new(Resolver::new(&dns_config(config))?),
         log: log.clone(),
         admin: tokio::net::UnixListener::from_std(services.admin).map_err(start("the admin interface"))?,

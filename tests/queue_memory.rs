@@ -66,6 +66,7 @@ fn envelope(number: usize) -> Envelope {
         client: "app7.example.com [192.0.2.17]".into(),
         require_tls: false,
         is_dsn: false,
+        held: None,
     }
 }
 

@@ -59,7 +59,8 @@ impl Owner {
             let id = self.next_id;
             self.next_id += 1;
             let content = NewContent::Inline(vec![content.clone()]);
-            let Ok(stored) = self.log.append_message(NewMessage { id, envelope, recipients: 1, content }) else {
+            let Ok(stored) = self.log.append_message(NewMessage { id, envelope, recipients: 1, content, held: false })
+            else {
                 panic!("the disk of this benchmark is never full");
             };
             let outcome = Outcome {

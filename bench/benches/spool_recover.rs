@@ -51,7 +51,7 @@ fn fill(disk: &StdDisk) {
     let mut stored = Vec::with_capacity(MESSAGES as usize);
     for id in 1..=MESSAGES {
         let content = NewContent::Inline(vec![content.clone()]);
-        let message = NewMessage { id, envelope: &envelope, recipients: 1, content };
+        let message = NewMessage { id, envelope: &envelope, recipients: 1, content, held: false };
         match log.append_message(message) {
             Ok(place) => stored.push((id, place.content.segment)),
             Err(error) => panic!("message {id}: {error}"),

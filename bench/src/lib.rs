@@ -111,6 +111,7 @@ pub fn envelope(number: u64) -> Envelope {
         client: "".into(),
         require_tls: false,
         is_dsn: false,
+        held: None,
     }
 }
 

@@ -110,6 +110,7 @@ impl Transactions for Owner {
             client: "c".into(),
             require_tls: false,
             is_dsn: false,
+            held: None,
         });
         Ok(())
     }

@@ -164,7 +164,7 @@ impl World {
             0..=2 => {
                 let len = usize::from(input.number()) % 9_000;
                 let content = NewContent::Inline(vec![Bytes::from(vec![self.next_id as u8; len])]);
-                let message = NewMessage { id: self.next_id, envelope: b"an envelope", recipients: 2, content };
+                let message = NewMessage { id: self.next_id, envelope: b"an envelope", recipients: 2, content, held: false };
                 if let Ok(stored) = self.log.append_message(message) {
                     let (position, place) = (stored.position, stored.content);
                     self.known.insert(self.next_id, Known { position, place, durable: false, touched: false });

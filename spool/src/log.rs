@@ -27,7 +27,7 @@ pub use config::LogConfig;
 pub use values::{LogEvent, LogFull, NewContent, NewMessage, Position, Stored, Usage};
 
 use crate::disk::{DiskDone, DiskOp, OpId};
-use crate::record::{self, Cut, Outcome, RecordHead, RecordKind};
+use crate::record::{self, Cut, Outcome, OutcomeKind, RecipientFold, RecordHead, RecordKind};
 use crate::rng::Rng;
 use crate::segment::{ContentRef, FooterEntry, SegmentId};
 use bytes::{Bytes, BytesMut};
@@ -209,22 +209,24 @@ impl Log {
             NewContent::Spilled { len, .. } => (*len as usize, true),
         };
         let inline_len = if spilled { 0 } else { len };
-        let total = record::message_record_len(message.envelope.len(), inline_len);
-        let group = self.make_room(total, Who::Message)?;
-        let (crc, chunks) = match message.content {
+        let held = RecipientFold { kind: Some(OutcomeKind::Held), ..RecipientFold::default() };
+        let states = vec![held; if message.held { message.recipients as usize } else { 0 }];
+        let meta_len = 4 + record::folds_len(states.len()) + message.envelope.len();
+        let group = self.make_room(record::HEAD_LEN + meta_len + inline_len, Who::Message)?;
+        let head = |crc| RecordHead::message(message.id, message.recipients, len as u32, crc);
+        let (head, chunks) = match message.content {
             NewContent::Inline(chunks) => {
-                (chunks.iter().fold(0, |sum, chunk| crc32c::crc32c_append(sum, chunk)), chunks)
+                (head(chunks.iter().fold(0, |sum, chunk| crc32c::crc32c_append(sum, chunk))), chunks)
             }
-            NewContent::Spilled { crc, .. } => (crc, Vec::new()),
+            NewContent::Spilled { front, crc, .. } => (head(crc).with_file(front), Vec::new()),
         };
-        let head = RecordHead::message(message.id, message.recipients, len as u32, crc, spilled);
         let head = RecordHead { order: self.next_order(), ..head };
         self.position += 1;
         let position = self.position;
         // A message of a group is kept whole until it is durable, so that it can be appended again with its group.
         let kept_content = if group == 0 { Vec::new() } else { chunks.clone() };
         let (content, meta) =
-            self.put(head, 4 + message.envelope.len(), |out| record::put_message(out, &[], message.envelope), chunks);
+            self.put(head, meta_len, |out| record::put_message(out, &states, message.envelope), chunks);
         let what = if group == 0 {
             What::Message { id: message.id, inline_len: inline_len as u32, spilled }
         } else {
@@ -506,7 +508,7 @@ impl Log {
         self.usage.records += 1;
         let content = ContentRef {
             segment: segment.id,
-            offset: if head.spilled() { 0 } else { content_offset },
+            offset: if head.spilled() { head.front() } else { content_offset },
             len: head.content_len,
             crc: head.content_crc,
             spilled: head.spilled(),

@@ -27,6 +27,11 @@ const RECORD_VERSION: u8 = 1;
 const FLAG_SPILLED: u16 = 1;
 /// A survivor moved from another segment, with the states of its recipients.
 const FLAG_MOVED: u16 = 2;
+/// Above the flags stands how many octets of a content's own file come before the content.
+const FRONT_SHIFT: u16 = 4;
+
+/// The most octets that may stand before the content in a file of its own.
+pub const FRONT_MAX: u32 = u16::MAX as u32 >> FRONT_SHIFT;
 
 /// What a record is.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
@@ -176,9 +181,15 @@ pub(crate) struct RecordHead {
 
 impl RecordHead {
     /// The head of a message.
-    pub(crate) fn message(id: u64, recipients: u32, content_len: u32, content_crc: u32, spilled: bool) -> RecordHead {
-        let flags = if spilled { FLAG_SPILLED } else { 0 };
-        RecordHead { flags, content_len, content_crc, recipients, id, ..RecordHead::plain(RecordKind::Message) }
+    pub(crate) fn message(id: u64, recipients: u32, content_len: u32, content_crc: u32) -> RecordHead {
+        RecordHead { content_len, content_crc, recipients, id, ..RecordHead::plain(RecordKind::Message) }
+    }
+
+    /// The same message with its content in a file of its own, behind `front` octets that are not of it; at most
+    /// [`FRONT_MAX`].
+    pub(crate) fn with_file(self, front: u32) -> RecordHead {
+        let front = (front.min(FRONT_MAX) as u16) << FRONT_SHIFT;
+        RecordHead { flags: self.flags | FLAG_SPILLED | front, ..self }
     }
 
     /// The head of a record that has meta bytes alone.
@@ -206,6 +217,11 @@ impl RecordHead {
 
     pub(crate) fn spilled(&self) -> bool {
         self.flags & FLAG_SPILLED != 0
+    }
+
+    /// Octets that stand before the content in its own file.
+    pub(crate) fn front(&self) -> u32 {
+        u32::from(self.flags >> FRONT_SHIFT)
     }
 
     pub(crate) fn is_moved(&self) -> bool {
@@ -337,7 +353,7 @@ pub(crate) struct MessageView<'a> {
 }
 
 impl MessageView<'_> {
-    /// The folded states of a moved message, one per recipient; empty for others.
+    /// The folded states of a message that was moved or came to be held, one per recipient; empty for others.
     pub(crate) fn folds(&self) -> Vec<RecipientFold> {
         let fold = |b: &[u8]| RecipientFold {
             kind: OutcomeKind::from_byte(b[0]),
@@ -390,8 +406,8 @@ pub const fn outcome_record_len(details_len: usize) -> usize {
     HEAD_LEN + OUTCOME_LEN + if details_len < DETAILS_LEN_MAX { details_len } else { DETAILS_LEN_MAX }
 }
 
-/// Bytes that a moved message's folded states add to its record.
-pub(crate) const fn folds_len(recipients: usize) -> usize {
+/// Bytes that folded states of recipients add to a message's record.
+pub const fn folds_len(recipients: usize) -> usize {
     recipients * FOLD_LEN
 }
 
@@ -416,11 +432,16 @@ mod tests {
     proptest! {
         #[test]
         fn messages_round_trip(
-            id: u64, order: u64, crc: u32, len in 0u32..1_000_000, spilled: bool, seed: u32, offset: u32,
+            id: u64, order: u64, crc: u32, len in 0u32..1_000_000, spilled in proptest::option::of(0..=FRONT_MAX), seed: u32, offset: u32,
             states in proptest::collection::vec(any_fold(), 0..5),
             envelope in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
-            let mut head = RecordHead::message(id, states.len() as u32, len, crc, spilled);
+            let mut head = RecordHead::message(id, states.len() as u32, len, crc);
+            if let Some(front) = spilled {
+                head = head.with_file(front);
+                prop_assert_eq!(head.front(), front);
+            }
+            prop_assert_eq!(head.spilled(), spilled.is_some());
             head.order = order;
             let mut out = BytesMut::from(&b"before"[..]);
             let start = RecordHead::begin(&mut out);

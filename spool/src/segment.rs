@@ -98,7 +98,7 @@ impl fmt::Display for SegmentId {
 pub struct ContentRef {
     /// The segment of the message's record, which is also the message's home.
     pub segment: SegmentId,
-    /// Of the content in the segment, bytes; 0 when spilled.
+    /// Of the content in the segment, bytes; when spilled, in its file.
     pub offset: u32,
     /// Octets of content.
     pub len: u32,

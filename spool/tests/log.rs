@@ -160,6 +160,7 @@ fn content_is_given_out_as_it_came() {
         envelope: b"e",
         recipients: 1,
         content: NewContent::Inline(vec![content.slice(..1_000), content.slice(1_000..)]),
+        held: false,
     };
     rig.log.append_message(new).unwrap();
     rig.flush();
@@ -455,8 +456,9 @@ fn spilled_content_is_synced_before_it_is_reported_and_removed_after_the_last_ou
     }
     rig.run();
     let crc = crc32c::crc32c(&content);
-    let content = NewContent::Spilled { len: 10_000, crc };
-    let stored = rig.log.append_message(NewMessage { id: 9, envelope: b"e", recipients: 1, content }).unwrap();
+    let content = NewContent::Spilled { front: 0, len: 10_000, crc };
+    let stored =
+        rig.log.append_message(NewMessage { id: 9, envelope: b"e", recipients: 1, content, held: false }).unwrap();
     assert!(stored.content.spilled);
     rig.settle();
     rig.log.read_content(9, stored.content, 0, 10_000);

@@ -216,8 +216,8 @@ fn a_block_that_cannot_be_read_is_damage_and_is_read_around() {
 #[test]
 fn a_spilled_message_without_its_file_is_handed_out() {
     let mut rig = Rig::new();
-    let content = NewContent::Spilled { len: 10, crc: 0 };
-    rig.log.append_message(NewMessage { id: 5, envelope: b"e", recipients: 1, content }).unwrap();
+    let content = NewContent::Spilled { front: 0, len: 10, crc: 0 };
+    rig.log.append_message(NewMessage { id: 5, envelope: b"e", recipients: 1, content, held: false }).unwrap();
     rig.settle();
     let (messages, report) = rig.recover();
     assert!(messages[0].content.spilled && report.damage.is_empty());

@@ -3,6 +3,7 @@
 
 use super::OauthSection;
 use super::error::{ConfigError, Place};
+use super::filter;
 use super::read::DomainRule;
 use super::sections::{ListenerSection, RouteSection, TargetKey};
 use super::{Config, text};
@@ -22,7 +23,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Problem {
+    pub(super) fn new(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Problem {
         Problem { path: path.into(), message: message.into(), hint: hint.into() }
     }
 
@@ -72,6 +73,7 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     check_retry(config)?;
     check_limits(config)?;
     check_oauth(config.oauth.as_ref())?;
+    filter::check_filters(config)?;
     check_rest(config)
 }
 
@@ -450,7 +452,8 @@ fn check_oauth(section: Option<&OauthSection>) -> Result<(), Problem> {
 }
 
 /// Whether what is asked there, and its answer, are protected on the way.
-fn is_safe_url(url: &str) -> bool {
+/// Whether nobody on the way can read what is asked there.
+pub(super) fn is_safe_url(url: &str) -> bool {
     let Ok(url) = url.parse::<hyper::Uri>() else { return false };
     let loopback = || url.host().is_some_and(|host| ["127.0.0.1", "[::1]"].contains(&host));
     match url.scheme_str() {

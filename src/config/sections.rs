@@ -132,6 +132,9 @@ pub struct ListenerSection {
     /// Whether clients may log in without TLS: for trials, where only this machine can connect.
     #[serde(default)]
     pub auth_in_clear: bool,
+    /// Which content filters see what comes in here, in this order; all when left out.
+    #[serde(default, deserialize_with = "read::some_many")]
+    pub filters: Option<Vec<String>>,
     /// Octets of one message, when other than `limits.message_size`.
     #[serde(default, deserialize_with = "read::some_size")]
     pub message_size: Option<u64>,
@@ -155,6 +158,7 @@ impl ListenerSection {
             auth: None,
             auth_mechanisms: None,
             auth_in_clear: false,
+            filters: None,
             message_size: None,
             recipients: None,
         }

@@ -1,6 +1,7 @@
 //! From the configuration to what shards use: complete, and in their types. Nothing is checked here any more.
 
 use super::Config;
+use super::filter::filters_of;
 use super::read::DomainRule;
 use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
 use crate::policy::relay::{self, RelayPolicy};
@@ -142,6 +143,7 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
         pipelining: true,
     });
     let relay = Arc::new(relay_policy(section));
+    let filters = filters_of(config, section);
     section
         .address
         .iter()
@@ -152,6 +154,7 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
             submission,
             tenant: section.tenant.as_str().into(),
             tenant_header: section.tenant_header.as_deref().map(Into::into),
+            filters: Arc::clone(&filters),
         })
         .collect()
 }

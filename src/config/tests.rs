@@ -285,6 +285,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[[listener]]`", "[[listener]]"),
         ("### `[tls]`", "[tls]"),
         ("### `[oauth]`", "[oauth]"),
+        ("### `[[filter]]`", "[[filter]]"),
         ("### `[[route]]`", "[[route]]"),
         ("### `[route.timeouts]`", "[[route]]\n[route.timeouts]"),
         ("### `[retry]`", "[retry]"),

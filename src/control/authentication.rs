@@ -7,6 +7,7 @@
 use super::identities::{SharedDirectory, verify};
 use super::log::EventLog;
 use super::oauth::{TokenChecker, TokenError};
+use super::post::post;
 use crate::clock::Instant;
 use crate::event::{Event, Severity};
 use crate::io::clock;
@@ -24,9 +25,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-
-/// How long to wait before a full mailbox is tried again.
-const MAILBOX_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often an operator is told that tokens cannot be checked.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(60);
@@ -85,14 +83,8 @@ impl Authenticator {
         tokio::spawn(async move {
             let verdict = parts.judge(&question).await;
             let LoginQuestion { conn, login, .. } = question;
-            let mut answer = ToShard::LoginJudged(Box::new(LoginVerdict { conn, login, verdict }));
-            while let Some(mailbox) = parts.shards.get(usize::from(shard)) {
-                match mailbox.push(answer) {
-                    Ok(()) => break,
-                    Err(back) => answer = back,
-                }
-                tokio::time::sleep(MAILBOX_PAUSE).await;
-            }
+            let answer = ToShard::LoginJudged(Box::new(LoginVerdict { conn, login, verdict }));
+            post(&parts.shards, shard, answer).await;
         });
     }
 }

@@ -133,6 +133,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Rejected { .. } => "rejected",
         Event::LoginFailed { .. } => "login_failed",
         Event::LargeMessage { .. } => "large_message",
+        Event::CameHeld { .. } => "held",
         Event::Delivered(_) => "delivered",
         Event::Deferred { .. } => "deferred",
         Event::Bounced(_) => "bounced",
@@ -184,6 +185,10 @@ fn fields(event: &Event, field: Field<'_>) {
             id_field(field, "id", *id);
             field("size", Value::Number(*size));
             field("advice", Value::Text("many providers refuse messages of this size; send a link instead"));
+        }
+        Event::CameHeld { id, reason } => {
+            id_field(field, "id", *id);
+            field("reason", Value::Text(reason));
         }
         Event::Delivered(facts) | Event::Bounced(facts) | Event::Expired(facts) => attempt_fields(facts, field),
         Event::Deferred { facts, next } => {

@@ -112,6 +112,7 @@ fn counters(text: &mut String, total: &ShardMetrics) {
         ("logins_total", "Logins that succeeded", total.logins),
         ("failed_logins_total", "Logins that failed", total.failed_logins),
         ("signed_messages_total", "Messages that were signed with DKIM", total.signed),
+        ("filter_failures_total", "Times that a content filter gave no answer", total.filter_failures),
         ("deferrals_total", "Attempts that ended in a deferral, by recipient", total.deferred),
         ("dsn_total", "Delivery status notifications queued", total.dsn),
         ("outgoing_connections_total", "Outgoing connections begun", total.outgoing_total),

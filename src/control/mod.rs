@@ -9,6 +9,8 @@ pub mod authentication;
 pub mod domain_check;
 pub mod domain_requests;
 pub mod domains;
+pub mod filter_content;
+pub mod filters;
 pub mod http;
 pub mod https;
 pub mod identities;
@@ -16,9 +18,12 @@ pub mod identity_requests;
 pub mod log;
 pub mod log_output;
 pub mod metrics_text;
+pub mod milter;
 pub mod oauth;
+pub mod post;
 pub mod requests;
 pub mod resolve;
+pub mod rspamd;
 pub mod sandbox;
 
 use crate::event::{Event, Severity};
@@ -29,6 +34,7 @@ use crate::shard::message::{AdminRequest, Report, ShardState, ToShard};
 use crate::shard::permits::SiteRegistry;
 use authentication::Authenticator;
 use domain_check::DomainCheck;
+use filters::{Filter, Filters};
 use http::{Phase, Shared};
 use identities::Identities;
 use log::EventLog;
@@ -36,6 +42,7 @@ use oauth::TokenChecker;
 use requests::Requests;
 use resolve::ResolveService;
 use sandbox::Sandbox;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -69,6 +76,12 @@ pub struct ControlParts {
     pub login_key: [u8; 32],
     /// Checks tokens, where clients may log in with them.
     pub tokens: Option<TokenChecker>,
+    /// The content filters, in the order of the configuration.
+    pub filters: Vec<Filter>,
+    /// The relay's own name.
+    pub hostname: Box<str>,
+    /// The spool directory.
+    pub spool: PathBuf,
     /// Looks up names.
     pub resolver: Arc<Resolver>,
     /// Where events go.
@@ -123,6 +136,7 @@ struct Control {
     shared: Arc<Shared>,
     resolve: ResolveService,
     authenticator: Authenticator,
+    filters: Filters,
     log: EventLog,
     notify: Box<dyn FnMut(Notice) + Send>,
     listening: Vec<bool>,
@@ -143,6 +157,7 @@ pub async fn run(parts: ControlParts) -> Ended {
     let count = shards.len();
     let authenticator =
         Authenticator::new(parts.identities.directory(), &parts.login_key, shards.clone(), log.clone(), parts.tokens);
+    let filters = Filters::new(parts.filters, shards.clone(), log.clone(), parts.hostname, &parts.spool);
     let kept = sandbox.as_ref().map(|(sandbox, ..)| sandbox.clone());
     let identities = Arc::new(parts.identities);
     let domains = DomainCheck::new(Arc::clone(&identities), resolver, log.clone());
@@ -153,6 +168,7 @@ pub async fn run(parts: ControlParts) -> Ended {
         shared,
         resolve,
         authenticator,
+        filters,
         log,
         notify: parts.notify,
         listening: vec![false; count],
@@ -270,6 +286,7 @@ impl Control {
         match report {
             Report::Resolve { shard, query } => self.resolve.ask(shard, query),
             Report::Login { shard, question } => self.authenticator.ask(shard, *question),
+            Report::Filter { shard, question } => self.filters.ask(shard, *question),
             Report::Admin { shard, ticket, reply } => self.shared.requests.answered(shard, ticket, reply),
             Report::Event { shard, at, event } => self.log.event(at, Some(shard), &event),
             Report::State { shard, state } => self.shard_state(shard, state),

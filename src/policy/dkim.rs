@@ -45,6 +45,11 @@ const SIGNED: [(&str, bool); 17] = [
     ("Feedback-ID", false),
 ];
 
+/// Whether signatures cover headers of this name.
+pub fn covers(name: &str) -> bool {
+    SIGNED.iter().any(|(signed, _)| signed.eq_ignore_ascii_case(name))
+}
+
 /// Instances of one header that are signed; those above them stay unsigned, as if they were not known.
 const INSTANCES_MAX: usize = 16;
 

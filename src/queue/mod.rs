@@ -211,6 +211,8 @@ impl Queue {
                     }
                 };
                 waiting -= u16::from(recipient.state.is_done());
+            } else if new.envelope.held.is_some() {
+                recipient.state = State::Held;
             }
             self.tally[recipient.state.index()] += 1;
         }
@@ -587,6 +589,7 @@ mod tests {
             client: "".into(),
             require_tls: false,
             is_dsn: false,
+            held: None,
         };
         let content = StoredContent { len: 1_000, ..StoredContent::default() };
         NewMessage { id: MessageId(id), envelope, content, states: None, tenant: TenantId(0) }

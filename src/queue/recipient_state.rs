@@ -33,7 +33,7 @@ pub enum State {
     Ready,
     /// In an attempt, here or lent to another shard.
     InFlight,
-    /// An operator holds it.
+    /// An operator holds it, or it came to be held.
     Held,
     /// Ended.
     Done(Disposition),

@@ -216,6 +216,7 @@ impl World {
             client: "".into(),
             require_tls: false,
             is_dsn: false,
+            held: None,
         };
         let schedule = RetrySchedule::default();
         let fold = |place: usize, seed: u8| {

@@ -26,7 +26,7 @@ pub struct Slot(pub u32);
 pub struct StoredContent {
     /// The segment of the message's record.
     pub segment: u32,
-    /// Where in the segment the content begins; 0 when spilled.
+    /// Where in the segment the content begins; when spilled, where in its file.
     pub offset: u32,
     /// Its octets.
     pub len: u32,
@@ -130,14 +130,16 @@ impl Default for Recipients {
     }
 }
 
-const EIGHT_BIT: u8 = 1;
-const SMTPUTF8: u8 = 1 << 1;
-const RET_FULL: u8 = 1 << 2;
-const RET_HEADERS: u8 = 1 << 3;
-const HAS_ENVID: u8 = 1 << 4;
-const HAS_REVERSE_PATH: u8 = 1 << 5;
-const IS_DSN: u8 = 1 << 6;
-const SPILLED: u8 = 1 << 7;
+const EIGHT_BIT: u16 = 1;
+const SMTPUTF8: u16 = 1 << 1;
+const RET_FULL: u16 = 1 << 2;
+const RET_HEADERS: u16 = 1 << 3;
+const HAS_ENVID: u16 = 1 << 4;
+const HAS_REVERSE_PATH: u16 = 1 << 5;
+const IS_DSN: u16 = 1 << 6;
+const SPILLED: u16 = 1 << 7;
+/// Why it came to be held follows the ENVID.
+const CAME_HELD: u16 = 1 << 8;
 
 /// A waiting message. The default value is a free place.
 #[derive(Debug, Default)]
@@ -158,7 +160,7 @@ pub(super) struct Message {
     pub tenant: TenantId,
     /// Recipients that are not done.
     pub waiting: u16,
-    flags: u8,
+    flags: u16,
 }
 
 const _: () = assert!(size_of::<Message>() <= 88);
@@ -179,6 +181,7 @@ impl Message {
         let recipients = &envelope.recipients[..count];
         let texts_len = text_len(envelope.reverse_path.as_ref().map_or("", |address| address.as_str()))
             + envelope.envid.as_deref().map_or(0, text_len)
+            + envelope.held.as_deref().map_or(0, text_len)
             + recipients
                 .iter()
                 .map(|recipient| text_len(recipient.address.as_str()) + recipient.orcpt.as_deref().map_or(0, text_len))
@@ -190,6 +193,9 @@ impl Message {
         }
         if let Some(envid) = &envelope.envid {
             push_text(&mut texts, envid);
+        }
+        if let Some(reason) = &envelope.held {
+            push_text(&mut texts, reason);
         }
         let mut packed = recipients.iter().map(|recipient| {
             let text = texts.len() as u32;
@@ -206,14 +212,15 @@ impl Message {
             1 => packed.next().map_or_else(Recipients::default, Recipients::One),
             _ => Recipients::Many(packed.collect()),
         };
-        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        let flag = |set: bool, bit: u16| if set { bit } else { 0 };
         let flags = flag(envelope.body == Body::EightBitMime, EIGHT_BIT)
             | flag(envelope.smtputf8, SMTPUTF8)
             | flag(envelope.ret == Some(Ret::Full), RET_FULL)
             | flag(envelope.ret == Some(Ret::Headers), RET_HEADERS)
             | flag(envelope.envid.is_some(), HAS_ENVID)
             | flag(envelope.reverse_path.is_some(), HAS_REVERSE_PATH)
-            | flag(envelope.is_dsn, IS_DSN);
+            | flag(envelope.is_dsn, IS_DSN)
+            | flag(envelope.held.is_some(), CAME_HELD);
         let mut message = Message {
             id: id.0,
             born_ms,
@@ -279,8 +286,18 @@ impl Message {
     }
 
     pub fn envid(&self) -> Option<&str> {
-        let at = if self.has_reverse_path() { read_text(&self.texts, ARRIVED_LEN).1 } else { ARRIVED_LEN };
-        (self.flags & HAS_ENVID != 0).then(|| read_text(&self.texts, at).0)
+        (self.flags & HAS_ENVID != 0).then(|| read_text(&self.texts, self.behind_reverse_path()).0)
+    }
+
+    fn behind_reverse_path(&self) -> usize {
+        if self.has_reverse_path() { read_text(&self.texts, ARRIVED_LEN).1 } else { ARRIVED_LEN }
+    }
+
+    /// Why it came to be held, when it did.
+    pub fn came_held(&self) -> Option<&str> {
+        let before = self.behind_reverse_path();
+        let at = if self.flags & HAS_ENVID != 0 { read_text(&self.texts, before).1 } else { before };
+        (self.flags & CAME_HELD != 0).then(|| read_text(&self.texts, at).0)
     }
 
     pub fn body(&self) -> Body {

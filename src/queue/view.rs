@@ -51,6 +51,11 @@ impl<'a> MessageView<'a> {
         self.message.arrived()
     }
 
+    /// Why it came to be held, when it did: it may have been released since.
+    pub fn came_held(&self) -> Option<&'a str> {
+        self.message.came_held()
+    }
+
     /// Its age at the latest time that the queue was told, by the clock that does not jump.
     pub fn age(&self) -> Duration {
         age_of(self.message, self.queue.now)

@@ -6,7 +6,7 @@
 //! As root nothing is opened in the spool: its owner could have put links there.
 
 use super::{ServeError, Sockets, bind_listeners, directory::DirectoryError};
-use crate::config::{Config, OauthSection};
+use crate::config::{Config, FilterSection, OauthSection};
 use crate::event::Severity;
 use crate::io::confinement::{self, Enforced, Files};
 use crate::io::privileges::{self, DEFAULT_USER, User};
@@ -178,7 +178,8 @@ fn files(config: &Config, credential_file: Option<&Path>) -> Files {
     readable.extend(credential_file.map(Path::to_owned));
     let oauth = config.oauth.iter().flat_map(OauthSection::files);
     let tls = [config.tls.certificate.as_deref(), config.tls.key.as_deref()];
-    for file in tls.into_iter().flatten().chain(oauth) {
+    let filters = config.filter.iter().flat_map(FilterSection::files).map(PathBuf::as_path);
+    for file in tls.into_iter().flatten().chain(oauth).chain(filters) {
         readable.extend(directories_of(file));
     }
     let sockets = config.admin_socket().parent().map(Path::to_owned).into_iter().collect();

@@ -18,6 +18,7 @@ use crate::policy::session_limits::SessionLimits;
 use crate::queue::{Queue, QueueConfig, SiteId};
 use crate::shard::connections::{Conn, Connections};
 use crate::shard::egress;
+use crate::shard::filtering::Filtering;
 use crate::shard::ingress;
 use crate::shard::lease::{Leases, Loads};
 use crate::shard::message::{LeaseEnded, Report, ToShard};
@@ -96,6 +97,7 @@ pub struct Core {
     pub(super) storing: Storing,
     /// Messages that wait for their signatures.
     pub(super) signing: Signing,
+    pub(super) filtering: Filtering,
     /// Messages for which a segment is being prepared.
     pub(super) awaiting_room: AwaitingRoom,
     /// Sessions whose content goes to a file of its own.
@@ -189,6 +191,7 @@ impl Core {
             ids: MessageIds::above(shard, spool_written),
             storing: Storing::default(),
             signing: Signing::default(),
+            filtering: Filtering::default(),
             awaiting_room: AwaitingRoom::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
@@ -486,6 +489,7 @@ impl Handler for Core {
             ToShard::PermitFreed { site } | ToShard::PermitWanted { site } => self.touch(SiteId(site)),
             ToShard::Permit(permit) => self.permit_came(permit, now),
             ToShard::LoginJudged(judged) => self.login_judged(*judged, now),
+            ToShard::Filtered(verdict) => self.filtered(*verdict, now),
             ToShard::Recycled(segment) => self.log.note_recycled(segment),
         }
     }

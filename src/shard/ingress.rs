@@ -18,12 +18,12 @@ use crate::policy::trace;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
-use crate::shard::signing::SpillSigning;
+use crate::shard::settings::ListenerSettings;
+use crate::shard::spilling::Spill;
 use crate::shard::storing::{Origin, refusal};
 use crate::smtp::sasl::{Channel, Login};
 use crate::smtp::scram::ScramOffer;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
-use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -80,21 +80,6 @@ pub struct Incoming {
     pub spill: Option<Spill>,
     /// The content's end was reached.
     pub complete: bool,
-}
-
-/// The part of a message's content that lies in its own file.
-#[derive(Debug, Default)]
-pub struct Spill {
-    /// Octets handed to the disk.
-    pub written: u64,
-    /// Pieces handed over and not yet with the disk.
-    pub in_flight: usize,
-    /// CRC-32C of what was handed over.
-    pub crc: u32,
-    /// The disk refused: the message cannot be taken.
-    pub failed: bool,
-    /// For its signatures, when it is signed.
-    pub signing: Option<Box<SpillSigning>>,
 }
 
 impl Core {
@@ -268,9 +253,9 @@ impl InboundState {
 }
 
 /// A session together with its shard, for as long as the protocol asks.
-struct Receiving<'a> {
-    core: &'a mut Core,
-    state: &'a mut InboundState,
+pub(super) struct Receiving<'a> {
+    pub(super) core: &'a mut Core,
+    pub(super) state: &'a mut InboundState,
 }
 
 impl Receiving<'_> {
@@ -280,70 +265,13 @@ impl Receiving<'_> {
         reply
     }
 
-    /// Begins the message's own file: what its headers say is checked, and room is left for signatures.
-    fn begin_spill(&mut self, now: Now) -> Result<(), Reply> {
-        let signer = self.check_headers(now)?;
-        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
-        let before = incoming.content.len();
-        let signing = match signer {
-            Some(domain) => SpillSigning::begin(domain, incoming, now.unix)?,
-            None => None,
-        };
-        let added = incoming.content.len() - before;
-        incoming.counted += added;
-        self.core.content_octets += added;
-        incoming.spill = Some(Spill { signing: signing.map(Box::new), ..Spill::default() });
-        Ok(())
-    }
-
-    /// Writes the signatures of a message whose content was given out but for its last piece, which is hashed here.
-    fn sign_spilled(&mut self, now: Now) -> Result<(), Reply> {
-        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
-        let Some(spill) = incoming.spill.as_mut() else { return Ok(()) };
-        let Some(mut signing) = spill.signing.take() else { return Ok(()) };
-        signing.update(&incoming.content, spill.written);
-        let front = match signing.finish(&incoming.envelope, now.unix) {
-            Ok(front) => front,
-            Err(error) => return Err(self.core.not_signed(&error)),
-        };
-        if spill.written == 0 {
-            // Nothing was given out yet, since Bcc took so much with it.
-            incoming.content[..front.len()].copy_from_slice(&front);
-            self.core.metrics.signed += 1;
-            return Ok(());
-        }
-        let behind = spill.written as usize - front.len();
-        spill.crc = crc32c::crc32c_combine(crc32c::crc32c(&front), spill.crc, behind);
-        spill.in_flight += 1;
-        self.core.log.spill(incoming.id.0, 0, vec![front], false);
-        self.core.metrics.signed += 1;
-        Ok(())
-    }
-
-    /// Moves what is in memory to the message's own file; with `last`, all of it.
-    fn spill(&mut self, last: bool) {
-        let Some(incoming) = self.state.incoming.as_mut() else { return };
-        let Some(spill) = incoming.spill.as_mut() else { return };
-        let whole = if last { incoming.content.len() } else { incoming.content.len() / SPILL_CHUNK * SPILL_CHUNK };
-        let rest = incoming.content.split_off(whole);
-        let chunk = Bytes::from(std::mem::replace(&mut incoming.content, rest));
-        let counted = match &mut spill.signing {
-            Some(signing) => signing.update(&chunk, spill.written),
-            None => &chunk[..],
-        };
-        spill.crc = crc32c::crc32c_append(spill.crc, counted);
-        spill.in_flight += 1;
-        let offset = spill.written;
-        spill.written += chunk.len() as u64;
-        self.core.content_octets -= incoming.counted - incoming.content.len();
-        incoming.counted = incoming.content.len();
-        self.core.spilling.insert(incoming.id, self.state.conn);
-        self.core.log.spill(incoming.id.0, offset, vec![chunk], last);
+    pub(super) fn listener(&self) -> &ListenerSettings {
+        &self.core.settings.listeners[usize::from(self.state.listener)]
     }
 
     /// The header section's checks, made once: when it is complete or content first leaves memory. Gives the domain that
     /// signs.
-    fn check_headers(&mut self, now: Now) -> Result<Option<Arc<Domain>>, Reply> {
+    pub(super) fn check_headers(&mut self, now: Now) -> Result<Option<Arc<Domain>>, Reply> {
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
         let Some(incoming) = self.state.incoming.as_mut() else { return Ok(None) };
         let received = &incoming.content[incoming.trace_len..];
@@ -451,7 +379,7 @@ impl Transactions for Receiving<'_> {
         let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
         let tenant = self.state.credential.as_ref().map_or(&listener.tenant, |credential| &credential.tenant).clone();
         self.core.may_send(self.state, &tenant, Counted::Messages, 1, now).map_err(|reply| self.refuse(None, reply))?;
-        let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
+        let listener = self.listener();
         // Where a header may name another tenant it is judged when that has come.
         let later = self.state.credential.is_none() && listener.tenant_header.is_some();
         if let Some(sender) = mail.reverse_path.as_ref().filter(|_| !later)
@@ -472,6 +400,7 @@ impl Transactions for Receiving<'_> {
             client: Box::default(),
             require_tls: false,
             is_dsn: false,
+            held: None,
         };
         self.state.incoming = Some(Box::new(Incoming {
             envelope,
@@ -569,14 +498,16 @@ impl Transactions for Receiving<'_> {
             return Err(Reply::fixed(452, 4, 3, 1, "The spool could not take the message; try again later"));
         }
         if incoming.spill.is_some() {
-            incoming.complete = true;
-            self.sign_spilled(now).map_err(|reply| self.refuse(None, reply))?;
-            self.spill(true);
-            return Ok(());
+            return self.end_spill(now).map_err(|reply| self.refuse(None, reply));
         }
         let signer = self.check_headers(now).map_err(|reply| self.refuse(None, reply))?;
         let Some(incoming) = self.state.incoming.take() else { return Ok(()) };
         let origin = self.state.origin();
+        if !self.listener().filters.is_empty() {
+            let question = self.core.filter_question(self.state, &incoming.envelope, incoming.id);
+            self.core.await_filters(origin, *incoming, signer, question);
+            return Ok(());
+        }
         if let Some(domain) = signer {
             self.core.await_signature(origin, *incoming, domain);
             return Ok(());

@@ -133,6 +133,7 @@ impl Core {
             && self.connections.outbound() == 0
             && self.storing.is_empty()
             && self.signing.is_empty()
+            && self.filtering.is_empty()
             && self.awaiting_room.is_empty()
             && self.unsent_answers.is_empty()
             && self.leases.none_out();

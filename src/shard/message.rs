@@ -54,6 +54,8 @@ pub enum ToShard {
     Recycled(SegmentId),
     /// A login was judged. Full: the control thread keeps it and tries again.
     LoginJudged(Box<LoginVerdict>),
+    /// A message was looked at by its filters. Full: the control thread keeps it and tries again.
+    Filtered(Box<FilterVerdict>),
     /// Another shard waits for a permit of a site. Full: dropped, it asks again at its next slow tick.
     PermitWanted {
         /// The site's place in the registry.
@@ -90,6 +92,69 @@ pub struct LoginVerdict {
     pub login: Login,
     /// What it is good for, or what the client is told.
     pub verdict: Result<Granted, Reply>,
+}
+
+/// A complete message that content filters are to see.
+#[derive(Clone, Debug)]
+pub struct FilterQuestion {
+    /// The message.
+    pub id: MessageId,
+    /// Its session.
+    pub conn: ConnId,
+    /// Which filters, by their places in the configuration, in this order.
+    pub filters: Arc<[u16]>,
+    /// The client.
+    pub client: SocketAddr,
+    /// What it called itself.
+    pub helo: Box<str>,
+    /// Version and cipher, when the session is encrypted.
+    pub tls: Option<(&'static str, &'static str)>,
+    /// What the client has logged in as.
+    pub login: Option<Box<str>>,
+    /// Whose message it is.
+    pub tenant: Box<str>,
+    /// "" for the null reverse path.
+    pub sender: Box<str>,
+    /// The recipients.
+    pub recipients: Vec<Box<str>>,
+    /// What the client sent, without our trace headers.
+    pub content: FilterContent,
+}
+
+/// Where filters find a content.
+#[derive(Clone, Debug)]
+pub enum FilterContent {
+    /// Here.
+    Memory(Bytes),
+    /// In the message's own file.
+    File {
+        /// Octets before it.
+        offset: u64,
+        /// Its octets.
+        len: u64,
+    },
+}
+
+/// What the filters say of a message.
+#[derive(Debug)]
+pub struct FilterVerdict {
+    /// The message.
+    pub id: MessageId,
+    /// Its session, which may be gone.
+    pub conn: ConnId,
+    /// What is done with it, or what the client is told.
+    pub result: Result<Passed, Reply>,
+    /// How many filters gave no answer.
+    pub failures: u16,
+}
+
+/// A message that filters let in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Header fields to be put before it, complete; at most [`crate::limits::FILTER_HEADERS_MAX`] octets.
+    pub headers: Vec<u8>,
+    /// Why it is to be held; at most [`crate::limits::HOLD_REASON_MAX`] octets.
+    pub held: Option<Box<str>>,
 }
 
 /// A recipient group of one message, lent to another shard for one attempt. The home shard stays its owner.
@@ -300,6 +365,13 @@ pub enum Report {
         shard: u8,
         /// What.
         question: Box<LoginQuestion>,
+    },
+    /// What do the filters say of this message? Full: the shard keeps it and tries again.
+    Filter {
+        /// Who asks.
+        shard: u8,
+        /// What.
+        question: Box<FilterQuestion>,
     },
     /// The answer to an operator's request. Full: the shard keeps it and tries again.
     Admin {

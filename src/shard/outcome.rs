@@ -363,6 +363,7 @@ impl Core {
             client: Box::default(),
             require_tls: false,
             is_dsn: true,
+            held: None,
         };
         Some((envelope, content))
     }

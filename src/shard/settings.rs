@@ -60,6 +60,8 @@ pub struct ListenerSettings {
     pub tenant: Box<str>,
     /// A header that names the tenant instead, when the client may relay.
     pub tenant_header: Option<Box<str>>,
+    /// The content filters that see what comes in here, in this order, by their places in the configuration.
+    pub filters: Arc<[u16]>,
 }
 
 /// Where the mail of some domains goes.

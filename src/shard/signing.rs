@@ -2,11 +2,9 @@
 //!
 //! A signature with RSA takes a shard about as long as everything else that it does for a message, several times over. So
 //! complete messages wait in a list of which each turn signs a slice of [`SIGN_SLICE_US`]; their sessions wait as they do for
-//! the commit. What lies in a file of its own is hashed piece by piece as it comes, and signed when its end is there: room
-//! for the signatures, whose length is known beforehand, is left at the front of the file.
+//! the commit. What lies in a file of its own is signed by src/shard/spilling.rs.
 
 use crate::clock::Now;
-use crate::clock::UnixTime;
 use crate::envelope::Envelope;
 use crate::event::Severity;
 use crate::io::handler::Command;
@@ -38,78 +36,7 @@ pub type Signing = VecDeque<Box<Unsigned>>;
 /// What the client is told when a key does not sign: that of a broken machine.
 const NOT_SIGNED: Reply = Reply::fixed(451, 4, 7, 5, "The message could not be signed; try again later");
 
-/// The block that a file's front is written by.
-const BLOCK: usize = 4096;
-
-/// What is kept of a message in a file of its own, for its signatures.
-#[derive(Debug)]
-pub struct SpillSigning {
-    domain: Arc<Domain>,
-    /// The header section that is signed.
-    section: Vec<u8>,
-    /// Octets left at the front.
-    room: usize,
-    /// Where the body begins, in the whole content.
-    body_from: u64,
-    body: Body,
-    /// The blocks at the front of the file, which are written once more.
-    front: Vec<u8>,
-}
-
-impl SpillSigning {
-    /// Leaves room for the signatures at the front of what has come so far. None when no key signs.
-    ///
-    /// # Errors
-    /// When the header section is not complete yet: it is too long to be signed.
-    pub(super) fn begin(
-        domain: Arc<Domain>,
-        incoming: &mut Incoming,
-        at: UnixTime,
-    ) -> Result<Option<SpillSigning>, Reply> {
-        const TOO_LONG: Reply = Reply::fixed(552, 5, 3, 4, "The header section is too long to be signed");
-        let received = &incoming.content[incoming.trace_len..];
-        let section = received[..section_len(received).ok_or(TOO_LONG)?].to_vec();
-        let keys = keys(&domain, &incoming.envelope);
-        let room = dkim::signed_len(keys.iter().copied(), &section, at);
-        if room == 0 {
-            return Ok(None);
-        }
-        incoming.content.splice(..0, std::iter::repeat_n(b' ', room));
-        incoming.len += room as u64;
-        let body_from = (room + incoming.trace_len + section.len()) as u64;
-        Ok(Some(SpillSigning { domain, section, room, body_from, body: Body::default(), front: Vec::new() }))
-    }
-
-    /// The next piece goes to the disk, at this place. Gives the part of it that the checksum covers now: the front's comes
-    /// when it is written again.
-    pub(super) fn update<'a>(&mut self, piece: &'a [u8], at: u64) -> &'a [u8] {
-        let skipped = self.body_from.saturating_sub(at).min(piece.len() as u64) as usize;
-        self.body.update(&piece[skipped..]);
-        if at > 0 {
-            return piece;
-        }
-        let front = self.room.next_multiple_of(BLOCK).min(piece.len());
-        self.front = piece[..front].to_vec();
-        &piece[front..]
-    }
-
-    /// All pieces were seen: gives the front with the signatures in it, for the file's beginning, and its domain.
-    ///
-    /// # Errors
-    /// When a key does not sign.
-    pub(super) fn finish(mut self, envelope: &Envelope, at: UnixTime) -> Result<Bytes, KeyError> {
-        let mut signatures = Vec::with_capacity(self.room);
-        let keys = keys(&self.domain, envelope);
-        dkim::sign(keys.into_iter(), &self.section, &self.body.finish(), at, &mut signatures)?;
-        match self.front.get_mut(..self.room) {
-            Some(room) if room.len() == signatures.len() => room.copy_from_slice(&signatures),
-            _ => return Err(KeyError::length()),
-        }
-        Ok(self.front.into())
-    }
-}
-
-fn keys<'a>(domain: &'a Domain, envelope: &'a Envelope) -> Vec<&'a SigningKey> {
+pub(super) fn keys<'a>(domain: &'a Domain, envelope: &'a Envelope) -> Vec<&'a SigningKey> {
     domain.keys_for(envelope.recipients.iter().map(|recipient| recipient.address.domain()))
 }
 

@@ -8,10 +8,8 @@ use crate::envelope::Envelope;
 use crate::event::{Event, Severity};
 use crate::id::MessageId;
 use crate::io::handler::{Command, ConnId};
-use crate::limits::MAX_SPILLED_CONTENT;
 use crate::queue::{NewMessage, StoredContent};
 use crate::reply::Reply;
-use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::ingress::{InboundState, Incoming};
 use bytes::Bytes;
@@ -77,7 +75,7 @@ pub(super) const fn refusal(full: LogFull) -> Reply {
     }
 }
 
-const STORAGE_FAILED: Reply =
+pub(super) const STORAGE_FAILED: Reply =
     Reply::fixed(451, 4, 3, 0, "The message could not be put on stable storage; try again later");
 
 impl Core {
@@ -144,55 +142,16 @@ impl Core {
         }
     }
 
-    /// A message's own file is synced, or could not be: its record follows.
-    pub(super) fn content_spilled(&mut self, id: MessageId, failed: bool, now: Now) {
-        let Some(conn) = self.spilling.remove(&id) else { return };
-        let Some(mut inbound) = self.connections.take_inbound(conn) else {
-            self.log.remove_spill(id.0);
-            return;
-        };
-        let complete = inbound.state.incoming.as_ref().is_some_and(|incoming| incoming.id == id && incoming.complete);
-        if failed && !complete {
-            // The content still flows: the session learns of it at its next block.
-            if let Some(spill) = inbound.state.incoming.as_mut().and_then(|incoming| incoming.spill.as_mut()) {
-                spill.failed = true;
-                spill.in_flight = 0;
-            }
-            self.resume(&mut inbound.state);
-            self.connections.put(conn, Conn::Inbound(inbound));
-            return;
-        }
-        let stored = match inbound.state.incoming.take() {
-            Some(incoming) if complete && !failed && incoming.len <= MAX_SPILLED_CONTENT => {
-                let crc = incoming.spill.as_ref().map_or(0, |spill| spill.crc);
-                self.content_octets -= incoming.counted;
-                let content = NewContent::Spilled { len: incoming.len as u32, crc };
-                let origin = Some(inbound.state.origin());
-                self.append_or_wait(Unstored { origin, id, envelope: incoming.envelope, content, counted: 0 }, now)
-                    .map_err(refusal)
-            }
-            Some(incoming) => {
-                self.content_octets -= incoming.counted;
-                Err(STORAGE_FAILED)
-            }
-            None => Err(STORAGE_FAILED),
-        };
-        self.connections.put(conn, Conn::Inbound(inbound));
-        if let Err(reply) = stored {
-            self.log.remove_spill(id.0);
-            self.answer_stored(conn, Err(reply), now);
-        }
-    }
-
-    /// A block of a message's own file is with the disk.
-    pub(super) fn spill_progress(&mut self, id: MessageId) {
-        let Some(&conn) = self.spilling.get(&id) else { return };
-        let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
-        if let Some(spill) = inbound.state.incoming.as_mut().and_then(|incoming| incoming.spill.as_mut()) {
-            spill.in_flight = spill.in_flight.saturating_sub(1);
-        }
-        self.resume(&mut inbound.state);
-        self.connections.put(conn, Conn::Inbound(inbound));
+    /// Appends a client's message whose content lies in its own file.
+    pub(super) fn store_spilled(
+        &mut self,
+        origin: Origin,
+        id: MessageId,
+        envelope: Envelope,
+        content: NewContent,
+        now: Now,
+    ) -> Result<(), Reply> {
+        self.store(origin, id, envelope, content, 0, now).map_err(refusal)
     }
 
     pub(super) fn resume(&mut self, state: &mut InboundState) {
@@ -215,19 +174,20 @@ impl Core {
         envelope.encode(&mut self.scratch);
         let (chunks, spilled) = match &content {
             NewContent::Inline(chunks) => (chunks.clone(), None),
-            NewContent::Spilled { len, crc } => (Vec::new(), Some((*len, *crc))),
+            NewContent::Spilled { front, len, crc } => (Vec::new(), Some((*front, *len, *crc))),
         };
         let message = spool::NewMessage {
             id: id.0,
             envelope: &self.scratch,
             recipients: envelope.recipients.len() as u32,
             content,
+            held: envelope.held.is_some(),
         };
         let stored = match self.log.append_message(message) {
             Ok(stored) => stored,
             Err(full) => {
                 let content = match spilled {
-                    Some((len, crc)) => NewContent::Spilled { len, crc },
+                    Some((front, len, crc)) => NewContent::Spilled { front, len, crc },
                     None => NewContent::Inline(chunks),
                 };
                 return Err((full, Box::new(Unstored { origin, id, envelope, content, counted: 0 })));
@@ -267,7 +227,7 @@ impl Core {
             (None, None) => {}
         }
         let tenant = self.tenants.id_of(&envelope.tenant);
-        if !self.settings.hold && !chunks.is_empty() {
+        if !self.settings.hold && envelope.held.is_none() && !chunks.is_empty() {
             self.retained.keep(id, chunks);
         }
         let message = NewMessage { id, envelope, content: content.into(), states: None, tenant };
@@ -291,6 +251,9 @@ impl Core {
         let size = u64::from(content.len);
         if size > self.settings.large_message {
             self.event(Event::LargeMessage { id, size });
+        }
+        if let Some(reason) = &envelope.held {
+            self.event(Event::CameHeld { id, reason: reason.clone() });
         }
         let Origin { conn, client, helo, tls } = origin;
         self.event(Event::Received {

@@ -20,7 +20,10 @@ impl Core {
         };
         match message.state(recipient) {
             State::Done(_) => String::new(),
-            State::Held => with_last("an operator holds it".into()),
+            State::Held => with_last(match message.came_held() {
+                Some(reason) => format!("it is held, since {reason}; `ringpost queue release` lets it go"),
+                None => "an operator holds it".into(),
+            }),
             State::Unrouted if self.settings.hold => HOLDS.into(),
             State::Unrouted => "its destination is about to be looked up".into(),
             State::Parked => format!("DNS is being asked for {}", message.domain(recipient)),

@@ -302,6 +302,7 @@ fn settings(hold: bool, chunking: bool) -> Settings {
             submission: false,
             tenant: "default".into(),
             tenant_header: None,
+            filters: Arc::new([]),
         }],
         routes: vec![route("willing", WILLING, chunking), route("waiting", UNWILLING, chunking)],
         schedule: RetrySchedule::default(),

@@ -39,8 +39,9 @@ pub fn token_of(content: &[u8]) -> Option<u32> {
     digits.map(|digit| u32::from(digit - b'0')).reduce(|number, digit| number * 10 + digit)
 }
 
-/// Whether `arrived` is `sent` with nothing but trace headers before it, and the signature of one that is signed.
-pub fn same_but_for_trace(arrived: &[u8], sent: &[u8], signed: bool) -> Result<(), String> {
+/// Whether `arrived` is `sent` with nothing but trace headers before it, and before these the signature of one that is
+/// signed and the header of one that is filtered.
+pub fn same_but_for_trace(arrived: &[u8], sent: &[u8], signed: bool, filtered: bool) -> Result<(), String> {
     let Some(trace) = arrived.strip_suffix(sent) else {
         let differ = arrived.iter().rev().zip(sent.iter().rev()).take_while(|(a, b)| a == b).count();
         return Err(format!(
@@ -53,8 +54,15 @@ pub fn same_but_for_trace(arrived: &[u8], sent: &[u8], signed: bool) -> Result<(
     if trace.starts_with(begin) != signed {
         return Err(format!("it should {}be signed", if signed { "" } else { "not " }));
     }
+    if find(trace, b"X-Filter: ").is_some() != filtered {
+        return Err(format!("it should {}have a filter's header", if filtered { "" } else { "not " }));
+    }
     for line in String::from_utf8_lossy(trace).split_terminator("\r\n").skip(usize::from(signed)) {
-        if !(line.starts_with("Received: ") || line.starts_with(' ') || line.starts_with('\t')) {
+        if !(line.starts_with("Received: ")
+            || line.starts_with("X-Filter: ")
+            || line.starts_with(' ')
+            || line.starts_with('\t'))
+        {
             return Err(format!("a line that is no trace header stands before the content: {line}"));
         }
     }
@@ -118,11 +126,12 @@ mod tests {
         assert_eq!(token_of(&sent), Some(42));
         let mut arrived = b"Received: from x\r\n\tby y; now\r\n".to_vec();
         arrived.extend_from_slice(&sent);
-        assert_eq!(same_but_for_trace(&arrived, &sent, false), Ok(()));
-        assert!(same_but_for_trace(&arrived, &sent, true).is_err());
-        assert!(same_but_for_trace(&sent, &sent, false).is_err());
+        assert_eq!(same_but_for_trace(&arrived, &sent, false, false), Ok(()));
+        assert!(same_but_for_trace(&arrived, &sent, true, false).is_err());
+        assert!(same_but_for_trace(&sent, &sent, false, false).is_err());
+        assert!(same_but_for_trace(&arrived, &sent, false, true).is_err());
         let last = arrived.len() - 3;
         arrived[last] ^= 1;
-        assert!(same_but_for_trace(&arrived, &sent, false).is_err());
+        assert!(same_but_for_trace(&arrived, &sent, false, false).is_err());
     }
 }

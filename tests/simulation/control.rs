@@ -1,6 +1,7 @@
 //! The control thread's part: reports are read, DNS is asked, sites are registered, recovery is read and handed out, and
 //! messages wait here while a mailbox is full.
 
+use crate::world::content;
 use crate::world::geography::{Zone, host_name};
 use crate::world::machine::Callback;
 use crate::world::plan::Trouble;
@@ -9,8 +10,11 @@ use crate::world::random::{MS, Ns, S};
 use crate::world::{Event, World};
 use ringpost::event::Event as Fact;
 use ringpost::io::dns::{DnsFailure, MxHost, Query, Resolution};
-use ringpost::shard::message::{AdminReply, Report, ShardState, ToShard};
-use ringpost_spool::{RecoveredMessage, recover_from};
+use ringpost::reply::Reply;
+use ringpost::shard::message::{
+    AdminReply, FilterContent, FilterQuestion, FilterVerdict, Passed, Report, ShardState, ToShard,
+};
+use ringpost_spool::{FileId, RecoveredMessage, recover_from};
 use std::time::Duration;
 
 impl World {
@@ -31,6 +35,7 @@ impl World {
         match report {
             Report::Resolve { query, .. } => self.dns_asked(shard, query),
             Report::Admin { reply, .. } => self.admin_answered(shard, &reply),
+            Report::Filter { question, .. } => self.filter_asked(shard, &question),
             Report::Event { .. } | Report::Login { .. } => {}
             Report::State { state, .. } => {
                 self.trace.line(self.now, format_args!("s{shard} is {state:?}"));
@@ -41,6 +46,38 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A filter sees a message: it adds a header, or it refuses for now or for good.
+    fn filter_asked(&mut self, shard: u8, question: &FilterQuestion) {
+        let FilterQuestion { id, conn, .. } = *question;
+        self.trace.line(self.now, format_args!("s{shard} shows {id} to the filter"));
+        let file;
+        let shown = match &question.content {
+            FilterContent::Memory(bytes) => bytes.as_ref(),
+            &FilterContent::File { offset, len } => {
+                // A session that ended since has taken its file with it.
+                let Some(bytes) = self.disk.bytes(FileId::Content(id.0)) else { return };
+                file = bytes;
+                file.get(offset as usize..(offset + len) as usize).unwrap_or_default()
+            }
+        };
+        let sent = content::token_of(shown).and_then(|token| self.ledger.content(token));
+        if !sent.is_some_and(|sent| shown == sent) {
+            self.ledger.violation(format!("the filter is shown something else than the content of {id}"));
+        }
+        let result = match self.random.range(0, 40) {
+            0 => Err(Reply::fixed(451, 4, 7, 1, "The filter says: not now")),
+            1 => Err(Reply::fixed(554, 5, 7, 1, "The filter says: never")),
+            _ => {
+                let text = "x".repeat(self.random.range(0, 900) as usize);
+                Ok(Passed { headers: format!("X-Filter: {text}\r\n").into_bytes(), held: None })
+            }
+        };
+        let wait = if self.random.chance(30) { self.random.range(S, 12 * S) } else { self.random.skewed(MS, 100 * MS) };
+        let message = Box::new(ToShard::Filtered(Box::new(FilterVerdict { id, conn, result, failures: 0 })));
+        let epoch = self.epoch;
+        self.after(wait, Event::Deliver { epoch, shard, message });
     }
 
     fn dns_asked(&mut self, shard: u8, query: Query) {

@@ -213,6 +213,7 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
             submission: false,
             tenant: "default".into(),
             tenant_header: None,
+            filters: if random.chance(333) { Arc::new([0]) } else { Arc::new([]) },
         }],
         routes: routes(random),
         schedule: RetrySchedule {

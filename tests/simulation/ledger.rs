@@ -93,6 +93,8 @@ pub enum What {
 pub struct Ledger {
     /// Whether what clients submit is signed.
     pub signed: bool,
+    /// Whether a filter adds a header to it.
+    pub filtered: bool,
     pub entries: BTreeMap<u32, Entry>,
     pub arrivals: Vec<Arrival>,
     pub ends: BTreeMap<Whom, Vec<End>>,
@@ -185,7 +187,7 @@ impl Ledger {
         let Some(sent) = self.content(token) else {
             return self.violation(format!("message t{token} arrived and was never submitted"));
         };
-        if let Err(what) = content::same_but_for_trace(bytes, &sent, self.signed) {
+        if let Err(what) = content::same_but_for_trace(bytes, &sent, self.signed, self.filtered) {
             self.violation(format!("message t{token}: {what}"));
         }
         for address in to {

@@ -455,6 +455,7 @@ fn shown_message(message: &ToShard) -> String {
         }
         ToShard::Admin { request, .. } => format!("Admin {request:?}"),
         ToShard::Shutdown => "Shutdown".into(),
+        ToShard::Filtered(verdict) => format!("Filtered {}", verdict.id),
         ToShard::LoginJudged(judged) => format!("LoginJudged {}", judged.login.name),
         ToShard::Lease(lease) => format!("Lease {} of s{} {:?}", lease.id, lease.home, lease.recipients),
         ToShard::LeaseEnded(ended) => {

@@ -196,7 +196,7 @@ impl World {
         let mut world = World {
             random: Random::new(plan.seed),
             trace: Trace::new(print),
-            ledger: Ledger { signed: plan.signs(), ..Ledger::default() },
+            ledger: Ledger { signed: plan.signs(), filtered: plan.filters(), ..Ledger::default() },
             now: 0,
             wall_shift_ms: 0,
             booted: 0,

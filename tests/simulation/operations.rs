@@ -228,7 +228,11 @@ impl World {
     fn waiting_message(&self, bytes: &[u8]) -> Option<(usize, usize)> {
         let mut from = 0;
         loop {
-            let begin: &[u8] = if self.plan.signs() { b"DKIM-Signature: v=1; a=ed" } else { b"Received: from " };
+            let begin: &[u8] = match (self.plan.signs(), self.plan.filters()) {
+                (true, _) => b"DKIM-Signature: v=1; a=ed",
+                (false, true) => b"X-Filter: ",
+                (false, false) => b"Received: from ",
+            };
             let trace = from + find(&bytes[from..], begin)?;
             let token_at = trace + find(&bytes[trace..], b"X-Token: t")?;
             let token = content::token_of(&bytes[trace..])?;

@@ -160,7 +160,7 @@ impl<'a> Books<'a> {
                     geography.sites[site].hosts.iter().map(|&host| &geography.hosts[host]).any(|host| {
                         (entry.plan.utf8 && !(host.utf8 && host.extended))
                             || (entry.plan.eight_bit && !(host.eight_bit && host.extended))
-                            || host.size_max.is_some_and(|size| size < entry.plan.size as u64 + 2_000)
+                            || host.size_max.is_some_and(|size| size < entry.plan.size as u64 + 3_000)
                     })
                 });
                 unknown || lacks || self.ledger.refused.contains(&whom)

@@ -219,6 +219,11 @@ impl Plan {
         self.seed % 2 == 1
     }
 
+    /// Whether a content filter sees what clients submit, as it does in a third of the worlds.
+    pub fn filters(&self) -> bool {
+        !self.settings.listeners[0].filters.is_empty()
+    }
+
     /// Whose domains are known.
     pub fn directory(&self) -> Arc<ArcSwap<Directory>> {
         let key = DomainKey {

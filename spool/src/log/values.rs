@@ -15,6 +15,8 @@ pub enum NewContent {
     Inline(Vec<Bytes>),
     /// Stands in a content file already: [`LogEvent::Spilled`] came with success.
     Spilled {
+        /// Octets of the file that come before the content; at most [`crate::record::FRONT_MAX`].
+        front: u32,
         /// Octets.
         len: u32,
         /// CRC-32C.
@@ -33,6 +35,9 @@ pub struct NewMessage<'a> {
     pub recipients: u32,
     /// The content.
     pub content: NewContent,
+    /// Whether an operator is to release it before anything is sent: recorded together with it, as if each recipient's
+    /// first outcome were [`crate::OutcomeKind::Held`].
+    pub held: bool,
 }
 
 /// Where an appended message went. It counts only once [`LogEvent::Durable`] reached the position.

@@ -182,7 +182,7 @@ impl<'a> Recovery<'a> {
             };
             let content = ContentRef {
                 segment: id,
-                offset: if head.spilled() { 0 } else { entry.offset + HEAD_LEN as u32 + head.meta_len },
+                offset: if head.spilled() { head.front() } else { entry.offset + HEAD_LEN as u32 + head.meta_len },
                 len: head.content_len,
                 crc: head.content_crc,
                 spilled: head.spilled(),
@@ -269,7 +269,7 @@ impl<'a> Recovery<'a> {
         let (file, good) = if content.spilled {
             let file = FileId::Content(id);
             let good = Reader::open(self.disk, file, WINDOW_SCAN)
-                .is_ok_and(|mut spilled| spilled.content_is(0, content.len, content.crc));
+                .is_ok_and(|mut spilled| spilled.content_is(u64::from(content.offset), content.len, content.crc));
             (file, good)
         } else {
             let good = reader.content_is(u64::from(content.offset), content.len, content.crc);

@@ -66,7 +66,7 @@ impl Rig {
 
     pub fn try_append(&mut self, id: u64, len: usize) -> Result<Stored, LogFull> {
         let content = NewContent::Inline(vec![Bytes::from(vec![id as u8; len])]);
-        self.log.append_message(NewMessage { id, envelope: b"an envelope", recipients: 1, content })
+        self.log.append_message(NewMessage { id, envelope: b"an envelope", recipients: 1, content, held: false })
     }
 
     pub fn outcome(&mut self, id: u64, kind: OutcomeKind, home: SegmentId) -> Position {

@@ -1,7 +1,7 @@
 //! The naive shadow of a spool: every message and outcome in plain vectors, and what is known of their durability.
 
 use bytes::Bytes;
-use ringpost_spool::record::{message_record_len, outcome_record_len};
+use ringpost_spool::record::{FRONT_MAX, message_record_len, outcome_record_len};
 use ringpost_spool::sim_disk::{FaultAt, SimDiskConfig};
 use ringpost_spool::verify::DumpItem;
 use ringpost_spool::{
@@ -49,6 +49,8 @@ struct Message {
     shard: u8,
     envelope: Vec<u8>,
     content: Vec<u8>,
+    /// Octets before the content in a file of its own.
+    front: usize,
     place: Option<ContentRef>,
     position: Position,
     state: State,
@@ -70,6 +72,11 @@ impl Message {
             attempts: s.attempts,
             next_due_ms: s.next_due_ms,
         })
+    }
+
+    /// Its own file.
+    fn file(&self) -> Bytes {
+        [&vec![b'f'; self.front], &self.content[..]].concat().into()
     }
 
     fn is_done(&self) -> bool {
@@ -307,6 +314,7 @@ impl World {
             shard,
             envelope,
             content,
+            front: 0,
             place: None,
             position: Position(u64::MAX),
             state: State::Spilling,
@@ -327,19 +335,29 @@ impl World {
     }
 
     fn append_made(&mut self, shard: u8, id: u64, spilled: bool) -> bool {
+        let held = self.below(16) == 0;
         let message = self.messages.get_mut(&id).unwrap();
         let content = if spilled {
-            NewContent::Spilled { len: message.content.len() as u32, crc: crc32c::crc32c(&message.content) }
+            NewContent::Spilled {
+                front: message.front as u32,
+                len: message.content.len() as u32,
+                crc: crc32c::crc32c(&message.content),
+            }
         } else {
             let middle = message.content.len() / 2;
             let all = Bytes::from(message.content.clone());
             NewContent::Inline(vec![all.slice(..middle), all.slice(middle..)])
         };
-        let new = NewMessage { id, envelope: &message.envelope, recipients: message.said.len() as u32, content };
+        let new = NewMessage { id, envelope: &message.envelope, recipients: message.said.len() as u32, content, held };
         match self.logs[usize::from(shard)].append_message(new) {
             Ok(stored) => {
                 message.place = Some(stored.content);
                 message.position = stored.position;
+                let said = |said: &mut Vec<Said>| {
+                    let (kind, position) = (OutcomeKind::Held, stored.position);
+                    said.push(Said { kind, attempts: 0, next_due_ms: 0, position, durable: false, tainted: false });
+                };
+                message.said.iter_mut().filter(|_| held).for_each(said);
                 message.state = State::Appended;
                 true
             }
@@ -353,7 +371,10 @@ impl World {
     fn begin_spill(&mut self, shard: u8) {
         let len = 1 + self.below(20_000);
         let id = self.make(shard, len);
-        let content = Bytes::from(self.messages[&id].content.clone());
+        let front = [0, self.below(u64::from(FRONT_MAX) + 1) as usize][self.below(2) as usize];
+        let message = self.messages.get_mut(&id).unwrap();
+        message.front = front;
+        let content = message.file();
         let first = content.len().min(8192);
         let log = &mut self.logs[usize::from(shard)];
         if content.len() > first {
@@ -366,10 +387,10 @@ impl World {
 
     /// The first piece is written; some spills are given up here.
     fn spill_on(&mut self, shard: u8, id: u64) {
-        let Some(message) = self.messages.get(&id).filter(|m| m.content.len() > 8192 && m.reads.is_empty()) else {
+        let Some(message) = self.messages.get(&id).filter(|m| m.file().len() > 8192 && m.reads.is_empty()) else {
             return;
         };
-        let rest = Bytes::copy_from_slice(&message.content[8192..]);
+        let rest = message.file().slice(8192..);
         if self.below(8) == 0 {
             self.messages.remove(&id);
             self.logs[usize::from(shard)].remove_spill(id);

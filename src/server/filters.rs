@@ -1,0 +1,44 @@
+//! The content filters, made from the configuration.
+
+use super::ServeError;
+use crate::config::{Config, FilterSection};
+use crate::control::filters::{Filter, FilterKind};
+use crate::control::rspamd::Rspamd;
+use crate::io::tls;
+use hyper::header::HeaderValue;
+use std::io;
+
+/// All filters of `[[filter]]`, in their order.
+pub(super) fn filters(config: &Config) -> Result<Vec<Filter>, ServeError> {
+    config.filter.iter().map(filter).collect()
+}
+
+fn filter(section: &FilterSection) -> Result<Filter, ServeError> {
+    let kind = match (&section.milter, &section.rspamd) {
+        (Some(address), _) => FilterKind::Milter(address.clone()),
+        (None, url) => {
+            let tls = match &section.authorities {
+                Some(file) => tls::client_verify(tls::load_roots(file)?)?,
+                None => tls::client_verify_system()?.0,
+            };
+            FilterKind::Rspamd(Rspamd::new(url.as_deref().unwrap_or_default(), password(section)?, &tls))
+        }
+    };
+    Ok(Filter {
+        name: section.name.as_str().into(),
+        kind,
+        timeout: section.timeout,
+        on_failure: section.on_failure,
+        concurrency: section.concurrency,
+    })
+}
+
+fn password(section: &FilterSection) -> Result<Option<HeaderValue>, ServeError> {
+    let Some(file) = &section.password_file else { return Ok(None) };
+    let wrong = |cause| ServeError::FilterPassword { filter: section.name.clone(), file: file.clone(), cause };
+    let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).map_err(wrong)?);
+    let value = HeaderValue::from_str(text.trim());
+    let mut value = value.map_err(|_| wrong(io::Error::other("it holds more than one line of plain text")))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
