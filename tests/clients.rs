@@ -18,6 +18,8 @@ mod direct;
 mod dns;
 #[path = "clients/domains.rs"]
 mod domains;
+#[path = "clients/filters.rs"]
+mod filters;
 #[path = "clients/oauth.rs"]
 mod oauth;
 #[path = "clients/operator.rs"]
@@ -28,6 +30,8 @@ mod postfix;
 mod programs;
 #[path = "clients/relay.rs"]
 mod relay;
+#[path = "clients/rspamd.rs"]
+mod rspamd;
 #[path = "clients/senders.rs"]
 mod senders;
 #[path = "clients/sink.rs"]

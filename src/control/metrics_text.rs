@@ -131,6 +131,16 @@ fn counters(text: &mut String, total: &ShardMetrics) {
     for (disposition, value) in outcomes {
         let _ = writeln!(text, "ringpost_recipients_done_total{{disposition=\"{disposition}\"}} {value}");
     }
+    let verdicts = [
+        ("passed", total.filtered_passed),
+        ("rejected", total.filtered_rejected),
+        ("deferred", total.filtered_deferred),
+        ("held", total.filtered_held),
+    ];
+    header(text, "ringpost_filtered_messages_total", "counter", "Messages that content filters saw, by verdict");
+    for (verdict, value) in verdicts {
+        let _ = writeln!(text, "ringpost_filtered_messages_total{{verdict=\"{verdict}\"}} {value}");
+    }
 }
 
 fn gauges(text: &mut String, total: &ShardMetrics) {

@@ -11,6 +11,7 @@ use crate::limits::FILTER_ANSWER_MAX;
 use crate::policy::headers::fields;
 use crate::reply::{EnhancedCode, Reply};
 use crate::shard::message::FilterQuestion;
+use bytes::Bytes;
 use std::io;
 use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -58,6 +59,8 @@ struct Milter<S> {
     steps: u32,
     /// Packets that were not sent yet.
     out: Vec<u8>,
+    /// The message's own headers.
+    section: Bytes,
     answer: Answer,
 }
 
@@ -71,7 +74,7 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     question: &FilterQuestion,
     content: &Content,
 ) -> Result<Answer, FilterError> {
-    let mut milter = Milter { stream, steps: 0, out: Vec::new(), answer: Answer::default() };
+    let mut milter = Milter { stream, steps: 0, out: Vec::new(), section: Bytes::new(), answer: Answer::default() };
     milter.negotiate().await?;
     milter.play(hostname, question, content).await?;
     milter.packet(b'Q', &[]);
@@ -131,7 +134,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Milter<S> {
         if let Next::Done = self.command(DATA, &[]).await? {
             return Ok(());
         }
-        let section = content.header_section().await?;
+        self.section = content.header_section().await?;
+        let section = self.section.clone();
         for field in fields(&section) {
             let named =
                 [field.name, b"\0", &header_value(field.value, self.steps & LEADING_SPACE != 0), b"\0"].concat();
@@ -207,8 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Milter<S> {
             b'h' => self.add_header(body),
             b'i' => self.add_header(body.get(4..).unwrap_or_default()),
             b'q' => self.answer.hold = Some(first_text(body)),
-            // Its place among the headers, and with nothing behind it that header taken away.
-            b'm' => self.answer.ignored = Some("to change or remove a header that is there"),
+            b'm' => self.change_header(body.get(4..).unwrap_or_default()),
             b'b' => return Err(FilterError::protocol("it wants to replace the body, which is not done".into())),
             b'+' | b'-' | b'2' => {
                 return Err(FilterError::protocol("it wants to change the recipients, which is not done".into()));
@@ -217,6 +220,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Milter<S> {
             other => return Err(FilterError::protocol(format!("it answers with {}", shown(other)))),
         }
         Ok(())
+    }
+
+    /// A header that is there stays as it is; to change one that is not there is to add it, and to remove one is done then.
+    fn change_header(&mut self, body: &[u8]) {
+        let (name, value) = (first_text(body), body.split(|octet| *octet == 0).nth(1).unwrap_or_default());
+        if fields(&self.section).any(|field| field.name.eq_ignore_ascii_case(name.as_bytes())) {
+            self.answer.ignored = Some("to change or remove a header that is there");
+        } else if !value.is_empty() {
+            self.add_header(body);
+        }
     }
 
     fn add_header(&mut self, body: &[u8]) {

@@ -2,6 +2,7 @@
 //! every signature good.
 
 use super::dns::NameServer;
+use super::filters::{milter_that_says, packet};
 use super::programs::{program, run, skip};
 use super::relay::{Relay, Setup};
 use super::sink::Sink;
@@ -12,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Sends one message; the first refusal, or the reply to its content.
-fn submit(relay: &Relay, from: &str, to: &str, content: &[u8]) -> String {
+pub fn submit(relay: &Relay, from: &str, to: &str, content: &[u8]) -> String {
     let mut socket = BufReader::new(TcpStream::connect(relay.address).expect("a connection"));
     let reply = |socket: &mut BufReader<TcpStream>| loop {
         let mut line = String::new();
@@ -302,5 +303,34 @@ fn bcc_goes_no_further_than_submission() {
         assert!(arrived.ends_with(&expected) && arrived.contains("\r\nDate: "), "{name}");
         assert!(!arrived.contains("secret@") && !arrived.contains("bcc: x"), "{name}");
     }
+    relay.stop();
+}
+
+#[test]
+fn what_a_filter_adds_leaves_signatures_good() {
+    let (names, sink) = (NameServer::new(), Sink::new());
+    let adds = [packet(b'h', b"X-Verdict\0clean\0"), packet(b'h', b"From\0x@evil.test\0"), packet(b'c', b"")].concat();
+    let filter = format!("[[filter]]\nname = \"adds\"\nmilter = \"{}\"", milter_that_says(adds));
+    let dns = format!("[dns]\nservers = \"{}\"\n", names.address);
+    let relay = Setup::new().next_hop(sink.address).sections(&(dns + &filter)).start();
+    relay.command(&["tenant", "add", "default"]).succeeded();
+    relay.command(&["domain", "add", "origin.test"]).succeeded();
+    publish(&relay, &names, "pending");
+    relay.command(&["domain", "verify", "origin.test"]).succeeded();
+    let mut recipients = Vec::new();
+    for lines in [1, 20_000] {
+        let to = format!("lines-{lines}@dest.test");
+        let content = format!("From: ann@origin.test\r\nTo: {to}\r\n\r\n{}", "Hello, hello, hello.\r\n".repeat(lines));
+        assert!(submit(&relay, "ann@origin.test", &to, content.as_bytes()).starts_with("250 "));
+        let mail = sink.wait_for(&to).text();
+        assert!(mail.starts_with("DKIM-Signature: ") && mail.ends_with(&content), "{mail:.300}");
+        let headers = mail.split("\r\n\r\n").next().expect("headers");
+        assert!(headers.contains("\r\nX-Verdict: clean\r\nReceived: "), "{headers}");
+        assert_eq!(headers.matches("\nFrom: ").count(), 1, "{headers}");
+        recipients.push(to);
+    }
+    let active = selectors(&relay, "active");
+    let Some(results) = verified(&relay, &sink, &recipients, &records(&relay)) else { return };
+    assert_eq!(results, [(active.clone(), json!([])), (active, json!([]))]);
     relay.stop();
 }

@@ -63,7 +63,7 @@ impl World {
             }
         };
         let sent = content::token_of(shown).and_then(|token| self.ledger.content(token));
-        if !sent.is_some_and(|sent| shown == sent) {
+        if sent.is_none_or(|sent| shown != sent) {
             self.ledger.violation(format!("the filter is shown something else than the content of {id}"));
         }
         let result = match self.random.range(0, 40) {
