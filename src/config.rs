@@ -18,12 +18,13 @@ pub mod settings;
 pub mod text;
 
 pub use crate::control::log::{LogFormat, LogLevel};
+pub use check::Problem;
 pub use error::ConfigError;
 pub use oauth::OauthSection;
 pub use overrides::Overrides;
 pub use sections::{
-    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, ProcessSection,
-    RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
+    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, PairSection,
+    ProcessSection, RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
 };
 
 use serde::Deserialize;
@@ -54,7 +55,7 @@ pub struct Config {
     pub spool: SpoolSection,
     /// Where mail comes in.
     pub listener: Vec<ListenerSection>,
-    /// The certificate of the listeners.
+    /// The certificates of the listeners.
     pub tls: TlsSection,
     /// `[oauth]`
     pub oauth: Option<OauthSection>,
@@ -88,6 +89,18 @@ impl Config {
 
     /// Reads and checks a file.
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        Config::parse(&Config::read(file)?).map_err(|error| error.in_file(file))
+    }
+
+    /// A mistake that came up later, with its place in the file that was loaded.
+    pub fn locate(file: &Path, problem: Problem) -> ConfigError {
+        match Config::read(file) {
+            Ok(text) => problem.locate(&text).in_file(file),
+            Err(_) => problem.without_place().in_file(file),
+        }
+    }
+
+    fn read(file: &Path) -> Result<String, ConfigError> {
         let trouble = |error: &std::io::Error| {
             ConfigError::new(format!("the configuration cannot be read: {error}"))
                 .in_file(file)
@@ -97,8 +110,7 @@ impl Config {
         if length > CONFIG_OCTETS_MAX {
             return Err(ConfigError::new(format!("{length} octets are too many for a configuration")).in_file(file));
         }
-        let text = std::fs::read_to_string(file).map_err(|error| trouble(&error))?;
-        Config::parse(&text).map_err(|error| error.in_file(file))
+        std::fs::read_to_string(file).map_err(|error| trouble(&error))
     }
 
     /// What runs without a file: a listener on loopback, everything goes to the sandbox.

@@ -10,6 +10,8 @@
 mod auth;
 #[path = "clients/bodies.rs"]
 mod bodies;
+#[path = "clients/certificates.rs"]
+mod certificates;
 #[path = "clients/destinations.rs"]
 mod destinations;
 #[path = "clients/direct.rs"]

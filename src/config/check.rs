@@ -7,7 +7,7 @@ use super::read::DomainRule;
 use super::sections::{ListenerSection, RouteSection, TargetKey};
 use super::{Config, text};
 use crate::control::oauth::TokenSource;
-use crate::limits::{MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
+use crate::limits::{CERTIFICATES_MAX, MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +22,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Problem {
+    /// At the key with this path.
+    pub fn new(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Problem {
         Problem { path: path.into(), message: message.into(), hint: hint.into() }
     }
 
@@ -469,6 +470,21 @@ fn check_rest(config: &Config) -> Result<(), Problem> {
             return Err(Problem::new("tls.key", "a key without its certificate", "add certificate = \"…/chain.pem\""));
         }
         _ => {}
+    }
+    let mut files: Vec<_> = config.tls.certificate.iter().collect();
+    for (index, pair) in config.tls.pair.iter().enumerate() {
+        if files.contains(&&pair.certificate) {
+            let message = format!("{} is named twice", pair.certificate.display());
+            return Err(Problem::new(
+                format!("tls.pair[{index}].certificate"),
+                message,
+                "once is enough for all its names",
+            ));
+        }
+        files.push(&pair.certificate);
+    }
+    if config.tls.pair.len() >= CERTIFICATES_MAX {
+        return Err(Problem::new("tls.pair", "too many certificates", format!("fewer than {CERTIFICATES_MAX}")));
     }
     if let Some(metrics) = config.admin.metrics {
         if !metrics.ip().is_loopback() {

@@ -188,14 +188,26 @@ fn loopback() -> Vec<IpNet> {
     v4.into_iter().chain([IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST))]).collect()
 }
 
-/// `[tls]`: the certificate of all listeners.
+/// `[tls]`: the certificates of all listeners.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
-    /// PEM, with the chain. Without it one is made once, signed by itself, and kept in the spool directory.
+    /// PEM, with the chain. Without any, one is made once, signed by itself, and kept in the spool directory.
     pub certificate: Option<PathBuf>,
     /// PEM.
     pub key: Option<PathBuf>,
+    /// Further ones, chosen by the names they prove.
+    pub pair: Vec<PairSection>,
+}
+
+/// `[[tls.pair]]`: a further certificate, for clients that ask for one of its names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairSection {
+    /// PEM, with the chain.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
 }
 
 /// Where a route leads when it names no hosts.

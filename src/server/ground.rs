@@ -177,9 +177,8 @@ fn files(config: &Config, credential_file: Option<&Path>) -> Files {
     readable.extend(config.process.readable.iter().cloned());
     readable.extend(credential_file.map(Path::to_owned));
     let oauth = config.oauth.iter().flat_map(OauthSection::files);
-    let tls = [config.tls.certificate.as_deref(), config.tls.key.as_deref()];
-    for file in tls.into_iter().flatten().chain(oauth) {
-        readable.extend(directories_of(file));
+    for file in super::certificates::files(config).into_iter().chain(oauth.map(Path::to_owned)) {
+        readable.extend(directories_of(&file));
     }
     let sockets = config.admin_socket().parent().map(Path::to_owned).into_iter().collect();
     Files { readable, writable: vec![config.spool.dir.clone()], sockets }
