@@ -23,8 +23,9 @@ pub use error::ConfigError;
 pub use oauth::OauthSection;
 pub use overrides::Overrides;
 pub use sections::{
-    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, PairSection,
-    ProcessSection, RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
+    AdminSection, ClientCertificates, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls,
+    LogSection, PairSection, ProcessSection, RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey,
+    TlsSection,
 };
 
 use serde::Deserialize;
@@ -165,7 +166,16 @@ impl Config {
             if listener.authentication() {
                 relays.push("those who log in".into());
             }
-            lines.push(format!("listener   {} {kind}, {tls}, relays for {}", addresses.join(" "), relays.join(" ")));
+            let clients = match listener.client_certificates {
+                ClientCertificates::None => "",
+                ClientCertificates::Request => ", asks clients for certificates",
+                ClientCertificates::Require => ", for clients with certificates alone",
+            };
+            lines.push(format!(
+                "listener   {} {kind}, {tls}{clients}, relays for {}",
+                addresses.join(" "),
+                relays.join(" ")
+            ));
         }
         let routes = settings::route_plan(self);
         for route in &routes {

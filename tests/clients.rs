@@ -20,6 +20,8 @@ mod direct;
 mod dns;
 #[path = "clients/domains.rs"]
 mod domains;
+#[path = "clients/external.rs"]
+mod external;
 #[path = "clients/oauth.rs"]
 mod oauth;
 #[path = "clients/operator.rs"]

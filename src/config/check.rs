@@ -4,7 +4,7 @@
 use super::OauthSection;
 use super::error::{ConfigError, Place};
 use super::read::DomainRule;
-use super::sections::{ListenerSection, RouteSection, TargetKey};
+use super::sections::{ClientCertificates, ListenerSection, ListenerTls, RouteSection, TargetKey};
 use super::{Config, text};
 use crate::control::oauth::TokenSource;
 use crate::limits::{CERTIFICATES_MAX, MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
@@ -192,6 +192,7 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
             ));
         }
     }
+    check_client_certificates(listener, at)?;
     if listener.auth_mechanisms.as_ref().is_some_and(Vec::is_empty) {
         return Err(Problem::new(
             at("auth_mechanisms"),
@@ -208,6 +209,28 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
     }
     check_message_size(listener.message_size, &at("message_size"))?;
     check_recipients(listener.recipients, &at("recipients"))
+}
+
+fn check_client_certificates(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Result<(), Problem> {
+    match (listener.client_certificates, &listener.client_authorities) {
+        (ClientCertificates::None, None) => Ok(()),
+        (ClientCertificates::None, Some(_)) => Err(Problem::new(
+            at("client_authorities"),
+            "clients are not asked for certificates",
+            "add client_certificates = \"request\" or \"require\"",
+        )),
+        (_, None) => Err(Problem::new(
+            at("client_certificates"),
+            "it is not said who proves clients",
+            "add client_authorities = \"…/clients.pem\", the certificates of your own authority",
+        )),
+        (_, Some(_)) if listener.tls == ListenerTls::None => Err(Problem::new(
+            at("client_certificates"),
+            "there are no certificates without TLS",
+            "add tls = \"starttls\" or tls = \"implicit\"",
+        )),
+        (_, Some(_)) => Ok(()),
+    }
 }
 
 fn check_message_size(size: Option<u64>, path: &str) -> Result<(), Problem> {

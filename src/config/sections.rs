@@ -76,6 +76,19 @@ pub enum ListenerTls {
     Implicit,
 }
 
+/// What a listener asks of its clients' certificates.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// Nothing.
+    #[default]
+    None,
+    /// Clients may show one; one that proves nothing is as none.
+    Request,
+    /// A client without a good one is turned away.
+    Require,
+}
+
 /// What a listener does with a bare CR or LF in content.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,6 +145,12 @@ pub struct ListenerSection {
     /// Whether clients may log in without TLS: for trials, where only this machine can connect.
     #[serde(default)]
     pub auth_in_clear: bool,
+    /// Whether clients are asked for certificates.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// PEM of the authorities that prove clients.
+    #[serde(default)]
+    pub client_authorities: Option<PathBuf>,
     /// Octets of one message, when other than `limits.message_size`.
     #[serde(default, deserialize_with = "read::some_size")]
     pub message_size: Option<u64>,
@@ -155,6 +174,8 @@ impl ListenerSection {
             auth: None,
             auth_mechanisms: None,
             auth_in_clear: false,
+            client_certificates: ClientCertificates::None,
+            client_authorities: None,
             message_size: None,
             recipients: None,
         }

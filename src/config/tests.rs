@@ -88,6 +88,27 @@ fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
         ),
         Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\nauth_mechanisms = []\n", 3, 19, "the list is empty", "as in"),
         Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\nrecipients = 5\n", 3, 14, "5 cannot be used", "RFC 5321"),
+        Wrong(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\nclient_certificates = \"request\"\n",
+            3,
+            23,
+            "who proves clients",
+            "client_authorities",
+        ),
+        Wrong(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\nclient_authorities = \"a.pem\"\n",
+            3,
+            22,
+            "are not asked",
+            "require",
+        ),
+        Wrong(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\ntls = \"none\"\nclient_certificates = \"require\"\nclient_authorities = \"a.pem\"\n",
+            4,
+            23,
+            "without TLS",
+            "starttls",
+        ),
         Wrong("[tls]\ncertificate = \"a.pem\"\n", 2, 15, "without its key", "add key"),
         Wrong("[[tls.pair]]\ncertificate = \"a.pem\"\n", 1, 1, "missing field `key`", ""),
         Wrong(
@@ -177,6 +198,8 @@ fn every_key_can_be_set() {
         proxy = true
         bare_newlines = "convert"
         trusted = ["192.0.2.0/24", "2001:db8::1"]
+        client_certificates = "request"
+        client_authorities = "clients.pem"
         message_size = "10MB"
         recipients = 500
         [tls]

@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -20,9 +20,13 @@ pub struct Client(BufReader<StreamOwned<ClientConnection, TcpStream>>);
 impl Client {
     /// Connects and reads the greeting; the error is that of the handshake.
     pub fn connect(relay: &Relay, config: &Arc<ClientConfig>, name: &str) -> Result<Client, std::io::Error> {
+        Client::connect_to(relay.address, config, name)
+    }
+
+    pub fn connect_to(to: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Result<Client, std::io::Error> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         let connection = ClientConnection::new(Arc::clone(config), name).expect("a client");
-        let socket = TcpStream::connect(relay.address).expect("a connection");
+        let socket = TcpStream::connect(to).expect("a connection");
         let mut client = Client(BufReader::new(StreamOwned::new(connection, socket)));
         let greeting = client.reply()?;
         assert!(greeting.starts_with("220 "), "{greeting}");
