@@ -19,13 +19,15 @@ pub mod settings;
 pub mod text;
 
 pub use crate::control::log::{LogFormat, LogLevel};
+pub use check::Problem;
 pub use error::ConfigError;
 pub use filter::FilterSection;
 pub use oauth::OauthSection;
 pub use overrides::Overrides;
 pub use sections::{
-    AdminSection, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls, LogSection, ProcessSection,
-    RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey, TlsSection,
+    AdminSection, ClientCertificates, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls,
+    LogSection, PairSection, ProcessSection, RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey,
+    TlsSection,
 };
 
 use serde::Deserialize;
@@ -56,7 +58,7 @@ pub struct Config {
     pub spool: SpoolSection,
     /// Where mail comes in.
     pub listener: Vec<ListenerSection>,
-    /// The certificate of the listeners.
+    /// The certificates of the listeners.
     pub tls: TlsSection,
     /// `[oauth]`
     pub oauth: Option<OauthSection>,
@@ -92,6 +94,18 @@ impl Config {
 
     /// Reads and checks a file.
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        Config::parse(&Config::read(file)?).map_err(|error| error.in_file(file))
+    }
+
+    /// A mistake that came up later, with its place in the file that was loaded.
+    pub fn locate(file: &Path, problem: Problem) -> ConfigError {
+        match Config::read(file) {
+            Ok(text) => problem.locate(&text).in_file(file),
+            Err(_) => problem.without_place().in_file(file),
+        }
+    }
+
+    fn read(file: &Path) -> Result<String, ConfigError> {
         let trouble = |error: &std::io::Error| {
             ConfigError::new(format!("the configuration cannot be read: {error}"))
                 .in_file(file)
@@ -101,8 +115,7 @@ impl Config {
         if length > CONFIG_OCTETS_MAX {
             return Err(ConfigError::new(format!("{length} octets are too many for a configuration")).in_file(file));
         }
-        let text = std::fs::read_to_string(file).map_err(|error| trouble(&error))?;
-        Config::parse(&text).map_err(|error| error.in_file(file))
+        std::fs::read_to_string(file).map_err(|error| trouble(&error))
     }
 
     /// What runs without a file: a listener on loopback, everything goes to the sandbox.
@@ -157,7 +170,16 @@ impl Config {
             if listener.authentication() {
                 relays.push("those who log in".into());
             }
-            lines.push(format!("listener   {} {kind}, {tls}, relays for {}", addresses.join(" "), relays.join(" ")));
+            let clients = match listener.client_certificates {
+                ClientCertificates::None => "",
+                ClientCertificates::Request => ", asks clients for certificates",
+                ClientCertificates::Require => ", for clients with certificates alone",
+            };
+            lines.push(format!(
+                "listener   {} {kind}, {tls}{clients}, relays for {}",
+                addresses.join(" "),
+                relays.join(" ")
+            ));
         }
         let routes = settings::route_plan(self);
         for route in &routes {

@@ -98,6 +98,12 @@ const _: () = assert!(
 
 /// Names that are taken from a client's certificate; what it names beyond them is not heard.
 pub const CLIENT_NAMES_MAX: usize = 16;
+/// Names of a server's certificate; authorities put at most a hundred into one.
+pub const SERVER_NAMES_MAX: usize = 1000;
+/// Certificates that listeners choose from.
+pub const CERTIFICATES_MAX: usize = 1000;
+/// Octets that are read of a file with certificates: those of all authorities that a system trusts take a quarter.
+pub const CERTIFICATE_FILE_OCTETS_MAX: u64 = 1 << 20;
 
 // ---- address ----
 

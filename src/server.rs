@@ -6,6 +6,7 @@
 //! wrong with the machine or the configuration is found before the first shard runs, and told with what to do.
 //! The end: the control loop returns when all shards are drained, or out of time; the process then ends.
 
+mod certificates;
 mod directory;
 mod filters;
 mod greeting;
@@ -16,6 +17,7 @@ mod tokens;
 
 use crate::clock::UnixTime;
 use crate::config::{self, Config, ListenerSection, ListenerTls};
+use crate::control::certificates::Certificates;
 use crate::control::identities::{Identities, IdentityError, SharedDirectory};
 use crate::control::log::EventLog;
 use crate::control::log_output::LogOutput;
@@ -26,16 +28,16 @@ use crate::io::bind::{self, BindError};
 use crate::io::dns::{DnsConfig, Resolver, ResolverError};
 use crate::io::executor::{DiskSpec, ListeningSocket, Mailboxes, ShardSpec, run_shard};
 use crate::io::mailbox::{Inbox, InboxSender, Mailbox, Sender, inbox, mailbox};
-use crate::io::own_certificate::own_certificate;
 use crate::io::probe::{Machine, ProbeError, probe};
-use crate::io::tls::{self, ServerTls, TlsSetup, TlsSetupError};
+use crate::io::tls::{TlsSetup, TlsSetupError};
 use crate::limits::{CONTROL_INBOX, LEASES_PER_SHARD, MAILBOX_CAPACITY, MAILBOX_FOR_CONTROL, MAILBOX_FOR_HINTS};
 use crate::shard::core::{Core, CoreParts};
 use crate::shard::lease::Loads;
 use crate::shard::message::{Report, ToShard};
 use crate::shard::permits::SiteRegistry;
 use crate::shard::settings::Settings;
-use arc_swap::ArcSwap;
+use certificates::tls_setup;
+pub use certificates::{certificates_of, check_files};
 use directory::DirectoryError;
 pub use directory::SpoolDirectory;
 use ground::Ground;
@@ -185,7 +187,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
     }
     let sockets = ground.sockets;
     listen(&sockets)?;
-    let tls = tls_setup(config, log)?;
+    let (tls, certificates) = tls_setup(config, log)?;
     let identities = Identities::open(directory.path())?;
     if let Some(file) = &terminal.credential_file {
         identities.take_credentials(file, crate::io::clock::now().unix)?;
@@ -246,6 +248,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         registry,
         services,
         identities,
+        certificates,
         login_key,
         senders,
         inbox,
@@ -346,41 +349,6 @@ fn bind_listeners(config: &Config, shards: u8) -> Result<Sockets, ServeError> {
     Ok(sockets)
 }
 
-fn tls_setup(config: &Config, log: &EventLog) -> Result<TlsSetup, ServeError> {
-    let (chain, key) = match (&config.tls.certificate, &config.tls.key) {
-        (Some(certificate), Some(key)) => (tls::load_chain(certificate)?, tls::load_key(key)?),
-        _ => {
-            let own = own_certificate(&config.spool.dir, &config.effective_hostname(), crate::io::clock::now().unix)?;
-            if own.made {
-                log.notice(
-                    Severity::Info,
-                    &format!(
-                        "made a certificate, signed by itself: {}, SHA-256 fingerprint {}; clients that pin it must be told",
-                        own.file.display(),
-                        own.fingerprint()
-                    ),
-                );
-            }
-            (own.chain, own.key)
-        }
-    };
-    let server = tls::server_config(chain, key, tls::ticketer()?)?;
-    let (client_verify, trouble) = tls::client_verify_system()?;
-    if let Some(trouble) = trouble {
-        log.notice(Severity::Warning, &format!("no certificate of a peer can be verified: {trouble}"));
-    }
-    let shared = Arc::new(ArcSwap::new(server));
-    let of_listener = |listener: &ListenerSection| {
-        let one = ServerTls { config: Arc::clone(&shared), exporter: listener.authentication() };
-        std::iter::repeat_n(one, listener.address.len())
-    };
-    Ok(TlsSetup {
-        server: config.listener.iter().flat_map(of_listener).collect(),
-        client_verify,
-        client_opportunistic: tls::client_opportunistic()?,
-    })
-}
-
 fn shard_mailboxes(shards: u8) -> (Vec<Mailbox<ToShard>>, Vec<Sender<ToShard>>) {
     // Room for every lease and answer that can be under way, and for what else comes; never more than the bound.
     let leases = 2 * LEASES_PER_SHARD as usize * usize::from(shards - 1);
@@ -462,6 +430,7 @@ struct LoopParts<'a> {
     registry: SiteRegistry,
     services: Services,
     identities: Identities,
+    certificates: Certificates,
     login_key: [u8; 32],
     senders: Vec<Sender<ToShard>>,
     inbox: Inbox<Report>,
@@ -477,6 +446,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         registry,
         services,
         identities,
+        certificates,
         login_key,
         senders,
         inbox,
@@ -500,6 +470,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         inbox,
         registry,
         identities,
+        certificates,
         login_key,
         tokens: tokens::token_checker(config)?,
         filters: filters::filters(config)?,

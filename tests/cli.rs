@@ -147,6 +147,39 @@ fn configurations_are_checked() {
         );
     }
     assert_eq!(code(&ringpost(&["check-config", "/no/such/file"])), 66);
+
+    // Files with certificates are read as the start will read them.
+    let pair = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let (certificate, key) = (scratch.file(&format!("{name}.pem"), &made.pem()), key.serialize_pem());
+        let key = scratch.file(&format!("{name}.key"), &key);
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        (certificate, key)
+    };
+    let ((first, first_key), (second, second_key)) = (pair("a.test"), pair("b.test"));
+    for (key, line, message) in [
+        (second_key.as_str(), 0, ""),
+        (first_key.as_str(), 7, "the one of its first certificate"),
+        ("/no/such/key", 8, "No such file"),
+        (good.as_str(), 8, "chmod 640"),
+    ] {
+        let text = format!(
+            "[tls]\ncertificate = \"{first}\"\nkey = \"{first_key}\"\n[[listener]]\naddress = \"127.0.0.1:25\"\n\
+             [[tls.pair]]\ncertificate = \"{second}\"\nkey = \"{key}\"\n"
+        );
+        std::fs::set_permissions(&good, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let config = scratch.file("tls.toml", &text);
+        let output = ringpost(&["check-config", &config]);
+        if line == 0 {
+            assert_eq!(code(&output), 0, "{}", err(&output));
+            assert!(out(&output).contains(&format!("certificate {second} for b.test, until ")), "{}", out(&output));
+        } else {
+            assert_eq!(code(&output), 78);
+            assert!(err(&output).contains(&format!("{config}:{line}:")), "{}", err(&output));
+            assert!(err(&output).contains(message), "{}", err(&output));
+        }
+    }
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ringpost.toml");
     assert_eq!(code(&ringpost(&["check-config", &sample.display().to_string()])), 0);
 }
@@ -193,6 +226,8 @@ fn without_a_relay_the_commands_say_what_to_do() {
 /// A relay that runs for as long as this lives.
 struct Relay {
     child: Child,
+    log: BufReader<std::process::ChildStderr>,
+    read: String,
     server: String,
     spool: String,
 }
@@ -211,17 +246,18 @@ impl Relay {
             .spawn()
             .unwrap();
         let mut printed = BufReader::new(child.stdout.take().unwrap());
+        let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         // The recipe is printed once every shard listens. At its absence the program has ended, with words.
         while !line.starts_with("Ctrl-C") {
             line.clear();
             if printed.read_line(&mut line).unwrap() == 0 {
                 let mut text = String::new();
-                let _ = child.stderr.take().unwrap().read_to_string(&mut text);
+                let _ = log.read_to_string(&mut text);
                 panic!("it did not start: {text}");
             }
         }
-        Relay { child, server, spool }
+        Relay { child, log, read: String::new(), server, spool }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -240,12 +276,19 @@ impl Relay {
         assert_eq!(unsafe { libc::kill(self.child.id() as libc::pid_t, signal) }, 0);
     }
 
+    /// Reads the log until a line with this text.
+    fn wait_log(&mut self, text: &str) {
+        let start = self.read.len();
+        while !self.read[start..].contains(text) {
+            assert_ne!(self.log.read_line(&mut self.read).unwrap(), 0, "{}", self.read);
+        }
+    }
+
     /// Asks it to stop; its exit code and its log.
     fn stop(mut self) -> (i32, String) {
         self.signal(libc::SIGTERM);
-        let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        (self.child.wait().unwrap().code().unwrap_or(-1), log)
+        self.log.read_to_string(&mut self.read).unwrap();
+        (self.child.wait().unwrap().code().unwrap_or(-1), std::mem::take(&mut self.read))
     }
 }
 
@@ -259,7 +302,7 @@ impl Drop for Relay {
 #[test]
 fn a_first_message_is_delivered_and_its_outcome_shown() {
     let scratch = Scratch::new("first");
-    let relay = Relay::start(&scratch, &[]);
+    let mut relay = Relay::start(&scratch, &[]);
     let id = relay.send("you@example.org");
     let encrypted = ringpost(&[
         "send",
@@ -295,9 +338,11 @@ fn a_first_message_is_delivered_and_its_outcome_shown() {
     assert_eq!(code(&taken), 69);
     assert!(err(&taken).contains("cannot listen on 192.0.2.1:25"), "{}", err(&taken));
     relay.signal(libc::SIGHUP);
+    // What is asked for later is told later.
+    relay.wait_log("SIGHUP");
     assert_eq!(code(&relay.run(&["status"])), 0, "it lives on");
     let (ended, log) = relay.stop();
-    assert!(log.contains("SIGHUP: nothing to do"), "{log}");
+    assert!(log.contains("SIGHUP: certificates were read again: 1 in use, 0 changed"), "{log}");
     assert_eq!(ended, 0, "{log}");
     assert!(log.contains(&format!(" INFO delivered id={id} to=<you@example.org>")), "{log}");
     assert!(log.ends_with("INFO notice text=stopped\n"), "{log}");

@@ -10,6 +10,8 @@
 mod auth;
 #[path = "clients/bodies.rs"]
 mod bodies;
+#[path = "clients/certificates.rs"]
+mod certificates;
 #[path = "clients/destinations.rs"]
 mod destinations;
 #[path = "clients/direct.rs"]
@@ -20,6 +22,8 @@ mod dns;
 mod domains;
 #[path = "clients/filters.rs"]
 mod filters;
+#[path = "clients/external.rs"]
+mod external;
 #[path = "clients/oauth.rs"]
 mod oauth;
 #[path = "clients/operator.rs"]

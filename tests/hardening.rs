@@ -93,3 +93,41 @@ fn a_spool_that_root_made_is_told_with_the_chown_to_run() {
     assert!(code == 77 && text.contains("no user `no-such-user`") && text.contains("useradd"), "{code} {text}");
     std::fs::remove_dir_all(place).expect("the spool goes");
 }
+
+#[test]
+fn a_key_that_the_user_may_not_read_is_told_with_the_cure() {
+    let Some((mut setup, place)) = setup("key") else { return };
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let made = rcgen::CertificateParams::new(vec!["relay.test".to_owned()]).expect("a name");
+    let (certificate, key) = (place.join("chain.pem"), place.join("private/key.pem"));
+    std::fs::write(&certificate, made.self_signed(&pair).expect("a certificate").pem()).expect("the certificate");
+    std::fs::create_dir(place.join("private")).expect("a directory");
+    std::fs::write(&key, pair.serialize_pem()).expect("the key");
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    setup.dns.push_str(&format!("[process]\nuser = \"{USER}\"\n[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n"));
+    let (directory, key) = (key.parent().expect("its directory").to_owned(), key);
+    for (directory_mode, cure) in [
+        (0o700, format!("chgrp nogroup {}; chmod 750 {}", directory.display(), directory.display())),
+        (0o755, format!("chgrp nogroup {}; chmod 640 {}", key.display(), key.display())),
+    ] {
+        mode(&directory, directory_mode);
+        mode(&key, 0o600);
+        let (code, text) = setup.refusal();
+        assert_eq!(code, 78, "{text}");
+        assert!(text.contains("the user `nobody` may not") && text.contains(&cure), "{cure}: {text}");
+    }
+    // The cure is one.
+    let group = nix::unistd::Group::from_name("nogroup").expect("the list of groups").expect("its group").gid;
+    nix::unistd::chown(&key, None, Some(group)).expect("it is given to the group");
+    mode(&key, 0o640);
+    let program = setup.start();
+    // Taken away while the relay runs, the certificate stays in use.
+    mode(&key, 0o600);
+    let spool = setup.spool_directory.to_string_lossy().into_owned();
+    let (code, text) = setup.run(&["certificate", "reload", "--spool", &spool]);
+    assert!(code == 1 && text.contains("stays in use") && text.contains("chmod 640"), "{code} {text}");
+    program.stop(&setup);
+    std::fs::remove_dir_all(place).expect("the spool goes");
+}

@@ -1,6 +1,7 @@
 //! The flags and arguments of every command, with their help texts. The texts are the reference that people have at
 //! hand; docs/CONFIGURATION.md says more.
 
+use super::certificate::CertificateCommand;
 use super::domain::DomainCommand;
 use super::identity_args::{CredentialCommand, TenantCommand};
 use crate::config::read::{FromText, NameServer};
@@ -75,6 +76,12 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: DomainCommand,
+    },
+    /// Show the certificates of the listeners, and have them read again
+    Certificate {
+        /// What to do.
+        #[command(subcommand)]
+        command: CertificateCommand,
     },
     /// Look at what the built-in sandbox took
     Sandbox {

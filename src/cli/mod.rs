@@ -5,6 +5,7 @@
 //! what to do.
 
 mod args;
+mod certificate;
 mod client;
 mod documents;
 mod domain;
@@ -109,6 +110,7 @@ fn dispatch(cli: Cli, program: &str) -> Result<u8, Failure> {
         args::Command::Tenant { command } => identity::tenant(command),
         args::Command::Credential { command } => identity::credential(command),
         args::Command::Domain { command } => domain::domain(command),
+        args::Command::Certificate { command } => certificate::certificate(command),
         args::Command::Sandbox { command } => sandbox::run(command),
         args::Command::Spool { command } => spool::run(command),
         args::Command::Send(send_args) => send::run(*send_args),

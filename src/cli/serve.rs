@@ -3,7 +3,7 @@
 use super::args::ServeArgs;
 use super::{Failure, exit};
 use crate::config::{Config, Overrides};
-use crate::server::{Terminal, serve};
+use crate::server::{Terminal, check_files, serve};
 use std::path::Path;
 
 /// Runs the relay.
@@ -41,10 +41,15 @@ pub fn run(args: ServeArgs, program: &str) -> Result<u8, Failure> {
     }
 }
 
-/// Reads a configuration and says what it means.
+/// Reads a configuration with the certificates it names, and says what it means.
 pub fn check_config(file: &Path) -> Result<u8, Failure> {
     use std::io::Write;
     let config = Config::load(file)?;
-    writeln!(std::io::stdout(), "ok\n{}", config.summary())?;
+    let certificates = check_files(&config).map_err(|problem| Config::locate(file, problem))?;
+    let out = &mut std::io::stdout().lock();
+    writeln!(out, "ok\n{}", config.summary())?;
+    for line in certificates {
+        writeln!(out, "{line}")?;
+    }
     Ok(exit::OK)
 }

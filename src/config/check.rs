@@ -5,10 +5,10 @@ use super::OauthSection;
 use super::error::{ConfigError, Place};
 use super::filter;
 use super::read::DomainRule;
-use super::sections::{ListenerSection, RouteSection, TargetKey};
+use super::sections::{ClientCertificates, ListenerSection, ListenerTls, RouteSection, TargetKey};
 use super::{Config, text};
 use crate::control::oauth::TokenSource;
-use crate::limits::{MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
+use crate::limits::{CERTIFICATES_MAX, MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +23,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Problem {
+    /// At the key with this path.
+    pub fn new(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Problem {
         Problem { path: path.into(), message: message.into(), hint: hint.into() }
     }
 
@@ -193,6 +194,7 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
             ));
         }
     }
+    check_client_certificates(listener, at)?;
     if listener.auth_mechanisms.as_ref().is_some_and(Vec::is_empty) {
         return Err(Problem::new(
             at("auth_mechanisms"),
@@ -209,6 +211,28 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
     }
     check_message_size(listener.message_size, &at("message_size"))?;
     check_recipients(listener.recipients, &at("recipients"))
+}
+
+fn check_client_certificates(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Result<(), Problem> {
+    match (listener.client_certificates, &listener.client_authorities) {
+        (ClientCertificates::None, None) => Ok(()),
+        (ClientCertificates::None, Some(_)) => Err(Problem::new(
+            at("client_authorities"),
+            "clients are not asked for certificates",
+            "add client_certificates = \"request\" or \"require\"",
+        )),
+        (_, None) => Err(Problem::new(
+            at("client_certificates"),
+            "it is not said who proves clients",
+            "add client_authorities = \"…/clients.pem\", the certificates of your own authority",
+        )),
+        (_, Some(_)) if listener.tls == ListenerTls::None => Err(Problem::new(
+            at("client_certificates"),
+            "there are no certificates without TLS",
+            "add tls = \"starttls\" or tls = \"implicit\"",
+        )),
+        (_, Some(_)) => Ok(()),
+    }
 }
 
 fn check_message_size(size: Option<u64>, path: &str) -> Result<(), Problem> {
@@ -472,6 +496,21 @@ fn check_rest(config: &Config) -> Result<(), Problem> {
             return Err(Problem::new("tls.key", "a key without its certificate", "add certificate = \"…/chain.pem\""));
         }
         _ => {}
+    }
+    let mut files: Vec<_> = config.tls.certificate.iter().collect();
+    for (index, pair) in config.tls.pair.iter().enumerate() {
+        if files.contains(&&pair.certificate) {
+            let message = format!("{} is named twice", pair.certificate.display());
+            return Err(Problem::new(
+                format!("tls.pair[{index}].certificate"),
+                message,
+                "once is enough for all its names",
+            ));
+        }
+        files.push(&pair.certificate);
+    }
+    if config.tls.pair.len() >= CERTIFICATES_MAX {
+        return Err(Problem::new("tls.pair", "too many certificates", format!("fewer than {CERTIFICATES_MAX}")));
     }
     if let Some(metrics) = config.admin.metrics {
         if !metrics.ip().is_loopback() {

@@ -76,6 +76,19 @@ pub enum ListenerTls {
     Implicit,
 }
 
+/// What a listener asks of its clients' certificates.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// Nothing.
+    #[default]
+    None,
+    /// Clients may show one; one that proves nothing is as none.
+    Request,
+    /// A client without a good one is turned away.
+    Require,
+}
+
 /// What a listener does with a bare CR or LF in content.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -135,6 +148,12 @@ pub struct ListenerSection {
     /// Which content filters see what comes in here, in this order; all when left out.
     #[serde(default, deserialize_with = "read::some_many")]
     pub filters: Option<Vec<String>>,
+    /// Whether clients are asked for certificates.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// PEM of the authorities that prove clients.
+    #[serde(default)]
+    pub client_authorities: Option<PathBuf>,
     /// Octets of one message, when other than `limits.message_size`.
     #[serde(default, deserialize_with = "read::some_size")]
     pub message_size: Option<u64>,
@@ -159,6 +178,8 @@ impl ListenerSection {
             auth_mechanisms: None,
             auth_in_clear: false,
             filters: None,
+            client_certificates: ClientCertificates::None,
+            client_authorities: None,
             message_size: None,
             recipients: None,
         }
@@ -192,14 +213,26 @@ fn loopback() -> Vec<IpNet> {
     v4.into_iter().chain([IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST))]).collect()
 }
 
-/// `[tls]`: the certificate of all listeners.
+/// `[tls]`: the certificates of all listeners.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
-    /// PEM, with the chain. Without it one is made once, signed by itself, and kept in the spool directory.
+    /// PEM, with the chain. Without any, one is made once, signed by itself, and kept in the spool directory.
     pub certificate: Option<PathBuf>,
     /// PEM.
     pub key: Option<PathBuf>,
+    /// Further ones, chosen by the names they prove.
+    pub pair: Vec<PairSection>,
+}
+
+/// `[[tls.pair]]`: a further certificate, for clients that ask for one of its names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairSection {
+    /// PEM, with the chain.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
 }
 
 /// Where a route leads when it names no hosts.

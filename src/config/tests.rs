@@ -88,7 +88,36 @@ fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
         ),
         Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\nauth_mechanisms = []\n", 3, 19, "the list is empty", "as in"),
         Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\nrecipients = 5\n", 3, 14, "5 cannot be used", "RFC 5321"),
+        Wrong(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\nclient_certificates = \"request\"\n",
+            3,
+            23,
+            "who proves clients",
+            "client_authorities",
+        ),
+        Wrong(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\nclient_authorities = \"a.pem\"\n",
+            3,
+            22,
+            "are not asked",
+            "require",
+        ),
+        Wrong(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\ntls = \"none\"\nclient_certificates = \"require\"\nclient_authorities = \"a.pem\"\n",
+            4,
+            23,
+            "without TLS",
+            "starttls",
+        ),
         Wrong("[tls]\ncertificate = \"a.pem\"\n", 2, 15, "without its key", "add key"),
+        Wrong("[[tls.pair]]\ncertificate = \"a.pem\"\n", 1, 1, "missing field `key`", ""),
+        Wrong(
+            "[tls]\ncertificate = \"a.pem\"\nkey = \"a.key\"\n[[tls.pair]]\ncertificate = \"a.pem\"\nkey = \"a.key\"\n",
+            5,
+            15,
+            "a.pem is named twice",
+            "once is enough",
+        ),
         Wrong("[[route]]\nname = \"a b\"\n", 2, 8, "not a route's name", ""),
         Wrong(
             "[[route]]\nname = \"a\"\ndomains = \"x.test\"\n[[route]]\nname = \"a\"\n",
@@ -195,11 +224,16 @@ fn every_key_can_be_set() {
         proxy = true
         bare_newlines = "convert"
         trusted = ["192.0.2.0/24", "2001:db8::1"]
+        client_certificates = "request"
+        client_authorities = "clients.pem"
         message_size = "10MB"
         recipients = 500
         [tls]
         certificate = "chain.pem"
         key = "key.pem"
+        [[tls.pair]]
+        certificate = "second.pem"
+        key = "second.key"
         [[route]]
         name = "partner"
         domains = ["example.com", ".example.com"]
@@ -310,6 +344,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[spool]`", "[spool]"),
         ("### `[[listener]]`", "[[listener]]"),
         ("### `[tls]`", "[tls]"),
+        ("### `[[tls.pair]]`", "[[tls.pair]]"),
         ("### `[oauth]`", "[oauth]"),
         ("### `[[filter]]`", "[[filter]]"),
         ("### `[[route]]`", "[[route]]"),
@@ -330,7 +365,9 @@ fn every_key_is_documented_and_every_documented_key_exists() {
             .filter_map(|line| line.strip_prefix("| `").and_then(|rest| rest.split_once('`')))
             .map(|(key, _)| key.to_owned())
             .collect();
-        let is_table = |key: &String| header.is_empty() && document.contains(&format!("[{key}]")) || key == "timeouts";
+        let is_table = |key: &String| {
+            header.is_empty() && document.contains(&format!("[{key}]")) || ["timeouts", "pair"].contains(&&**key)
+        };
         let known: Vec<String> = known_keys(header).into_iter().filter(|key| !is_table(key)).collect();
         assert_eq!(documented, known, "{section}");
     }

@@ -9,16 +9,20 @@
 //! | GET /v1/sites, /v1/status | sites with their limits; the state of the program |
 //! | POST /v1/identities | an [`IdentityReply`]; the body is an [`IdentityRequest`] |
 //! | POST /v1/domains | a [`DomainReply`]; the body is a [`DomainRequest`] |
+//! | GET /v1/certificates | the listeners' certificates: a list of [`CertificateView`] |
+//! | POST /v1/certificates/reload | a [`Reloaded`]; no body |
 //! | GET /v1/sandbox, /v1/sandbox/{number or id} | what the sandbox took |
 //! | GET /metrics, /healthz, /readyz | for monitoring |
 //!
 //! Errors are `{"error": …, "hint": …}` with 400, 404, 503 (try again) or 504 (a shard did not answer).
 
+use super::certificates::{CertificateView, Certificates, Reloaded};
 use super::domain_check::DomainCheck;
 use super::domain_requests::{DomainReply, DomainRequest};
 use super::identities::{Identities, IdentityError};
 use super::identity_requests::{IdentityReply, IdentityRequest};
-use super::metrics_text::{self, ProcessFigures};
+use super::metrics_text::ProcessFigures;
+use super::monitoring::monitoring_router;
 use super::requests::{AskError, Requests};
 use super::sandbox::Sandbox;
 use crate::id::MessageId;
@@ -27,7 +31,7 @@ use crate::metrics::ShardMetrics;
 use crate::shard::message::{AdminReply, AdminRequest, Filter, MessageSummary, SiteSummary};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -65,6 +69,8 @@ pub struct Shared {
     pub identities: Arc<Identities>,
     /// Their domains.
     domains: DomainCheck,
+    /// The listeners' certificates.
+    pub certificates: Arc<Certificates>,
     phase: AtomicU8,
     /// Shards that have put all of the spool into the queue.
     pub recovered: AtomicU64,
@@ -81,12 +87,14 @@ impl Shared {
         sandbox: Option<Sandbox>,
         identities: Arc<Identities>,
         domains: DomainCheck,
+        certificates: Arc<Certificates>,
     ) -> Shared {
         Shared {
             requests,
             sandbox,
             identities,
             domains,
+            certificates,
             phase: AtomicU8::new(Phase::Starting as u8),
             recovered: AtomicU64::new(0),
             started_unix_s: crate::io::clock::now().unix.as_millis() / 1000,
@@ -108,7 +116,7 @@ impl Shared {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    fn figures(&self) -> ProcessFigures {
+    pub(super) fn figures(&self) -> ProcessFigures {
         let (dns_lookups, dns_failures) = *self.dns.lock().unwrap_or_else(PoisonError::into_inner);
         ProcessFigures {
             shards: self.requests.shards().len() as u64,
@@ -122,7 +130,7 @@ impl Shared {
     }
 
     /// The figures of all shards together.
-    async fn total(&self) -> Result<ShardMetrics, AskError> {
+    pub(super) async fn total(&self) -> Result<ShardMetrics, AskError> {
         let replies = self.requests.ask(AdminRequest::Metrics).await?;
         let mut total = ShardMetrics::default();
         for reply in replies {
@@ -136,7 +144,7 @@ impl Shared {
 
 /// An answer that is an error.
 #[derive(Debug)]
-struct Failure(StatusCode, String, String);
+pub(super) struct Failure(pub(super) StatusCode, pub(super) String, pub(super) String);
 
 impl Failure {
     fn bad(error: impl Into<String>, hint: impl Into<String>) -> Failure {
@@ -334,22 +342,12 @@ pub fn admin_router(shared: Arc<Shared>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/identities", post(identities))
         .route("/v1/domains", post(domains))
+        .route("/v1/certificates", get(certificates))
+        .route("/v1/certificates/reload", post(reload_certificates))
         .route("/v1/sandbox", get(sandbox_list))
         .route("/v1/sandbox/{name}", get(sandbox_show))
         .with_state(Arc::clone(&shared))
         .merge(monitoring_router(shared))
-}
-
-/// Metrics and health, for the loopback port.
-pub fn monitoring_router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .fallback(async || {
-            Failure(StatusCode::NOT_FOUND, "there is nothing here".into(), "see docs/CONFIGURATION.md".into())
-        })
-        .with_state(shared)
 }
 
 async fn identities(
@@ -371,6 +369,14 @@ async fn domains(
 ) -> Result<Json<DomainReply>, Failure> {
     let Json(request) = request?;
     Ok(Json(shared.domains.handle(request).await?))
+}
+
+async fn certificates(State(shared): State<Arc<Shared>>) -> Json<Vec<CertificateView>> {
+    Json(shared.certificates.list(crate::io::clock::now().unix))
+}
+
+async fn reload_certificates(State(shared): State<Arc<Shared>>) -> Json<Reloaded> {
+    Json(shared.certificates.reload_now().await)
 }
 
 async fn list(
@@ -573,26 +579,6 @@ async fn sandbox_show(State(shared): State<Arc<Shared>>, Path(name): Path<String
             StatusCode::NOT_FOUND,
             format!("the sandbox has no message `{name}`"),
             "give a number of `ringpost sandbox list`, or the id it was queued under; old messages go".into(),
-        )),
-    }
-}
-
-async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
-    let total = shared.total().await?;
-    let text = metrics_text::render(&total, &shared.figures());
-    Ok(([(header::CONTENT_TYPE, metrics_text::CONTENT_TYPE)], text).into_response())
-}
-
-async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Failure> {
-    match shared.phase() {
-        Phase::Running => Ok("ready\n"),
-        Phase::Starting => {
-            Err(Failure(StatusCode::SERVICE_UNAVAILABLE, "not all shards listen yet".into(), "wait a moment".into()))
-        }
-        Phase::Stopping => Err(Failure(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the program is stopping".into(),
-            "mail is not taken any more".into(),
         )),
     }
 }

@@ -1,6 +1,7 @@
 //! The figures in Prometheus' text format, version 0.0.4. Names keep to its conventions: base units (seconds, bytes),
 //! `_total` for counters. docs/OPERATIONS.md may rely on them; a name that is out does not change any more.
 
+use super::certificates::CertificateFigures;
 use crate::metrics::{ShardMetrics, Times};
 use std::fmt::Write;
 
@@ -219,6 +220,24 @@ fn process_figures(text: &mut String, process: &ProcessFigures) {
         ("ringpost_sandbox_messages_total", "counter", "Messages that the sandbox took", process.sandbox_taken),
     ] {
         single(text, name, kind, help, value);
+    }
+}
+
+/// Adds the listeners' certificates.
+pub fn certificates(text: &mut String, figures: &CertificateFigures) {
+    let name = "ringpost_certificate_expiry_timestamp_seconds";
+    header(text, name, "gauge", "When a certificate of the listeners ends, in seconds since 1970");
+    for one in &figures.certificates {
+        let (file, names) = (label(&one.file), label(&one.names.join(" ")));
+        let _ = writeln!(text, "{name}{{file=\"{file}\",names=\"{names}\"}} {}", one.not_after_unix_s);
+    }
+    let unusable = figures.certificates.iter().filter(|one| one.trouble.is_some()).count() as u64;
+    for (name, kind, help, value) in [
+        ("certificate_reloads_total", "counter", "Times that certificates were read again", figures.reloads),
+        ("certificate_failures_total", "counter", "Files with certificates that could not be used", figures.failures),
+        ("certificates_outdated", "gauge", "Certificates in use whose file cannot be used as it is now", unusable),
+    ] {
+        single(text, &format!("ringpost_{name}"), kind, help, value);
     }
 }
 

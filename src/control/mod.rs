@@ -6,6 +6,7 @@
 //! program.
 
 pub mod authentication;
+pub mod certificates;
 pub mod domain_check;
 pub mod domain_requests;
 pub mod domains;
@@ -19,6 +20,7 @@ pub mod log;
 pub mod log_output;
 pub mod metrics_text;
 pub mod milter;
+pub mod monitoring;
 pub mod oauth;
 pub mod post;
 pub mod requests;
@@ -33,6 +35,7 @@ use crate::limits::DRAIN_TIME;
 use crate::shard::message::{AdminRequest, Report, ShardState, ToShard};
 use crate::shard::permits::SiteRegistry;
 use authentication::Authenticator;
+use certificates::Certificates;
 use domain_check::DomainCheck;
 use filters::{Filter, Filters};
 use http::{Phase, Shared};
@@ -59,7 +62,7 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long they may take once the operator is in a hurry.
 const HURRY_TIME: Duration = Duration::from_secs(2);
 
-/// The signal that stops nothing.
+/// The signal that stops nothing: certificates are read again.
 pub const SIGHUP: &str = "SIGHUP";
 
 /// What server.rs has made ready.
@@ -72,6 +75,8 @@ pub struct ControlParts {
     pub registry: SiteRegistry,
     /// Who may log in.
     pub identities: Identities,
+    /// The listeners' certificates.
+    pub certificates: Certificates,
     /// The key under which logins are remembered.
     pub login_key: [u8; 32],
     /// Checks tokens, where clients may log in with them.
@@ -160,9 +165,11 @@ pub async fn run(parts: ControlParts) -> Ended {
     let filters = Filters::new(parts.filters, shards.clone(), log.clone(), parts.hostname, &parts.spool);
     let kept = sandbox.as_ref().map(|(sandbox, ..)| sandbox.clone());
     let identities = Arc::new(parts.identities);
+    let certificates = Arc::new(parts.certificates);
+    tokio::spawn(Arc::clone(&certificates).run());
     let domains = DomainCheck::new(Arc::clone(&identities), resolver, log.clone());
     tokio::spawn(domains.clone().run());
-    let shared = Arc::new(Shared::new(Requests::new(shards), kept, identities, domains));
+    let shared = Arc::new(Shared::new(Requests::new(shards), kept, identities, domains, certificates));
     spawn_services(&shared, &log, admin, monitoring, sandbox);
     let mut control = Control {
         shared,
@@ -247,7 +254,7 @@ fn spawn_services(
         }
     });
     if let Some(listener) = monitoring {
-        let (router, log) = (http::monitoring_router(Arc::clone(shared)), log.clone());
+        let (router, log) = (monitoring::monitoring_router(Arc::clone(shared)), log.clone());
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 log.notice(Severity::Error, &format!("the port for metrics broke: {error}; restart to use it again"));
@@ -322,9 +329,7 @@ impl Control {
 
     fn signal(&mut self, name: &'static str) {
         if name == SIGHUP {
-            let text =
-                "SIGHUP: nothing to do; the configuration is read at the start only, and SIGTERM stops the relay";
-            self.log.notice(Severity::Warning, text);
+            tokio::spawn(Arc::clone(&self.shared.certificates).reload_for(name));
             return;
         }
         if self.shared.phase() == Phase::Stopping {

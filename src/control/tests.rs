@@ -1,5 +1,6 @@
 //! The control thread against shards that are only mailboxes: questions, answers, silence, stop.
 
+use super::certificates::CertificatePlan;
 use super::http::{Changed, QueuePage, Selection, Status};
 use super::log_output::LogOutput;
 use super::*;
@@ -167,6 +168,7 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
         shards,
         inbox,
         identities: identities::Identities::open(&directory).unwrap(),
+        certificates: Certificates::open(CertificatePlan::default(), None, crate::io::clock::now().unix).unwrap(),
         login_key: [7; 32],
         tokens: None,
         filters: Vec::new(),

@@ -4,6 +4,7 @@
 //! handler's commands are carried out in turn.rs; connections wait in connection_task.rs, disks in disk.rs.
 pub mod bind;
 pub mod blocking;
+pub mod certificate;
 pub mod clock;
 pub mod confinement;
 mod connection;
@@ -19,12 +20,14 @@ mod listener;
 pub mod mailbox;
 mod net;
 pub mod own_certificate;
+pub mod presented;
 pub mod privileges;
 pub mod probe;
 mod ring;
 pub mod tls;
 mod tls_link;
 mod turn;
+mod unreadable;
 mod waker;
 
 #[cfg(test)]

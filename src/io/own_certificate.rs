@@ -36,13 +36,10 @@ pub struct OwnCertificate {
     pub made: bool,
 }
 
-impl OwnCertificate {
-    /// SHA-256 of the certificate, as `openssl x509 -fingerprint -sha256` prints it.
-    pub fn fingerprint(&self) -> String {
-        let octets = self.chain.first().map_or(&[][..], |certificate| certificate);
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, octets);
-        digest.as_ref().iter().map(|octet| format!("{octet:02X}")).collect::<Vec<_>>().join(":")
-    }
+/// Where it is kept, and where its key is.
+pub fn files(spool: &Path) -> (PathBuf, PathBuf) {
+    let directory = spool.join("tls");
+    (directory.join("self-signed.pem"), directory.join("self-signed.key"))
 }
 
 /// The certificate kept in the directory `tls` of this spool, if it proves the host name from `now` on for thirty days;
@@ -53,7 +50,7 @@ impl OwnCertificate {
 /// certificate.
 pub fn own_certificate(spool: &Path, hostname: &str, now: UnixTime) -> Result<OwnCertificate, TlsSetupError> {
     let directory = spool.join("tls");
-    let (file, key_file) = (directory.join("self-signed.pem"), directory.join("self-signed.key"));
+    let (file, key_file) = files(spool);
     match (load_chain(&file), load_key(&key_file)) {
         (_, Err(open @ TlsSetupError::OpenKey { .. })) => return Err(open),
         (Ok(chain), Ok(key)) if belong_together(&chain, &key) && proves(&chain, hostname, now) => {

@@ -187,7 +187,7 @@ pub(crate) fn tls_setup() -> TlsSetup {
     roots.add(chain[0].clone()).unwrap();
     let server = tls::server_config(chain, key, tls::ticketer().unwrap()).unwrap();
     TlsSetup {
-        server: vec![ServerTls { config: Arc::new(ArcSwap::new(server)), exporter: true }],
+        server: vec![ServerTls { presented: Arc::new(ArcSwap::from_pointee(server.into())), exporter: true }],
         client_verify: tls::client_verify(roots).unwrap(),
         client_opportunistic: tls::client_opportunistic().unwrap(),
     }

@@ -4,7 +4,9 @@
 //! A set-up fails at start or at reload, with an error that names the file and what to do; a running server keeps its
 //! present certificates then, since they are swapped as a whole.
 
-use crate::limits::KEY_FILE_OCTETS_MAX;
+use crate::io::presented::{ListenerTls, Tickets};
+use crate::io::unreadable::unreadable;
+use crate::limits::{CERTIFICATE_FILE_OCTETS_MAX, KEY_FILE_OCTETS_MAX};
 use arc_swap::ArcSwap;
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,7 +14,7 @@ use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519ML
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::server::NoServerSessionStorage;
 use rustls::{
     ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
@@ -24,11 +26,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The protocol versions that are spoken: older ones are broken (RFC 8996).
-const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+pub(crate) const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// The key exchanges that listeners take, the one that also withstands quantum computers first. A client's own order
 /// decides among them, so that no client pays a round trip for one that it does not prefer itself.
-const SERVER_KEY_EXCHANGES: [&dyn SupportedKxGroup; 4] = [X25519MLKEM768, X25519, SECP256R1, SECP384R1];
+pub(crate) const SERVER_KEY_EXCHANGES: [&dyn SupportedKxGroup; 4] = [X25519MLKEM768, X25519, SECP256R1, SECP384R1];
 
 /// Where the usual systems keep the certificates of authorities, in one file.
 const SYSTEM_ROOTS: &[&str] = &[
@@ -41,8 +43,8 @@ const SYSTEM_ROOTS: &[&str] = &[
 /// TLS on one listener. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// What it presents; swapped when certificates are renewed.
-    pub config: Arc<ArcSwap<ServerConfig>>,
+    /// What it presents and asks for; swapped when certificates are renewed.
+    pub presented: Arc<ArcSwap<ListenerTls>>,
     /// Whether clients log in here, so that the channel binding may be needed: it costs some microseconds.
     pub exporter: bool,
 }
@@ -96,6 +98,14 @@ pub enum TlsSetupError {
         /// Why.
         cause: io::Error,
     },
+    /// A certificate and its key do not fit together, or use something that is not supported.
+    #[error("{path}: {problem}; check that it is a certificate, and that its key is the one of its first certificate")]
+    Pair {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What was wrong.
+        problem: String,
+    },
     /// No file with the certificates of authorities was found.
     #[error("no file with the certificates of authorities was found; install the package ca-certificates")]
     NoRoots,
@@ -121,7 +131,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 ///
 /// # Errors
 /// When the random source fails.
-pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsSetupError> {
+pub fn ticketer() -> Result<Tickets, TlsSetupError> {
     Ok(aws_lc_rs::Ticketer::new()?)
 }
 
@@ -132,7 +142,7 @@ pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsSetupError> {
 pub fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    tickets: Arc<dyn ProducesTickets>,
+    tickets: Tickets,
 ) -> Result<Arc<ServerConfig>, TlsSetupError> {
     let provider = CryptoProvider { kx_groups: SERVER_KEY_EXCHANGES.to_vec(), ..aws_lc_rs::default_provider() };
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
@@ -201,8 +211,8 @@ pub fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupE
         problem,
         expected: "the certificate and its chain, the own one first",
     };
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))?.collect();
+    let file = File::open(path).map_err(|error| fail(unreadable(path, &error)))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(file.take(CERTIFICATE_FILE_OCTETS_MAX)).collect();
     match chain {
         Ok(chain) if chain.is_empty() => Err(fail("it holds no certificate".to_owned())),
         Ok(chain) => Ok(chain),
@@ -217,7 +227,7 @@ pub fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupE
 /// Names the file and what is wrong with it.
 pub fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsSetupError> {
     let fail = |problem: String| TlsSetupError::File { path: path.to_owned(), problem, expected: "one private key" };
-    let file = File::open(path).map_err(|error| fail(error.to_string()))?;
+    let file = File::open(path).map_err(|error| fail(unreadable(path, &error)))?;
     // Of the file that was opened: the path may lead to another one a moment later.
     let mode = file.metadata().map_err(|error| fail(error.to_string()))?.permissions().mode() & 0o7777;
     if mode & 0o027 != 0 {
@@ -394,7 +404,7 @@ mod tests {
     fn a_ticket_of_one_configuration_is_resumed_by_another_with_the_same_key() {
         use rustls::HandshakeKind;
         let tickets = ticketer().unwrap();
-        let configuration = |tickets: &Arc<dyn ProducesTickets>| {
+        let configuration = |tickets: &Tickets| {
             let (chain, key) = self_signed("a.example").unwrap();
             server_config(chain, key, Arc::clone(tickets)).unwrap()
         };

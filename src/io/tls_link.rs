@@ -5,8 +5,9 @@
 //! given to it.
 
 use crate::io::handler::{TlsInfo, TlsSide};
+use crate::io::presented::ClientProof;
 use crate::io::tls::TlsSetup;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConnection, Connection, ServerConnection};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -27,14 +28,18 @@ pub(crate) struct TlsLink {
     pub(crate) pending: Vec<u8>,
     /// Whether the session may need the channel binding.
     exporter: bool,
+    /// How a client proves itself by its certificate, where the listener asks for one.
+    clients: Option<ClientProof>,
 }
 
 impl TlsLink {
     /// The server's side, with the certificates of a listener.
     pub(crate) fn server(setup: &TlsSetup, listener: usize) -> Result<TlsLink, String> {
         let server = setup.server_for(listener).ok_or("no certificate is configured for this listener")?;
-        let connection = ServerConnection::new(server.config.load_full()).map_err(|error| words(&error))?;
-        Ok(TlsLink { exporter: server.exporter, ..TlsLink::new(Connection::Server(connection)) })
+        let presented = server.presented.load_full();
+        let connection = ServerConnection::new(presented.config.clone()).map_err(|error| words(&error))?;
+        let link = TlsLink::new(Connection::Server(connection));
+        Ok(TlsLink { exporter: server.exporter, clients: presented.clients.clone(), ..link })
     }
 
     /// The side that `side` names; `peer` is the remote address, `listener` where the connection came in.
@@ -61,7 +66,7 @@ impl TlsLink {
 
     fn new(mut connection: Connection) -> TlsLink {
         connection.set_buffer_limit(Some(CIPHERTEXT_MAX));
-        TlsLink { connection, announced: false, pending: Vec::new(), exporter: false }
+        TlsLink { connection, announced: false, pending: Vec::new(), exporter: false, clients: None }
     }
 
     /// Takes some ciphertext from the front of `input` and decrypts it.
@@ -119,7 +124,9 @@ impl TlsLink {
         };
         let cipher =
             self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
-        Some(TlsInfo { version, cipher, client: None, exporter: self.channel_binding() })
+        let client =
+            self.clients.as_ref().and_then(|proof| proof.client(self.connection.peer_certificates()?, UnixTime::now()));
+        Some(TlsInfo { version, cipher, client, exporter: self.channel_binding() })
     }
 
     /// The channel binding tls-exporter, where it is asked for and unique.

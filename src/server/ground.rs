@@ -177,10 +177,9 @@ fn files(config: &Config, credential_file: Option<&Path>) -> Files {
     readable.extend(config.process.readable.iter().cloned());
     readable.extend(credential_file.map(Path::to_owned));
     let oauth = config.oauth.iter().flat_map(OauthSection::files);
-    let tls = [config.tls.certificate.as_deref(), config.tls.key.as_deref()];
-    let filters = config.filter.iter().flat_map(FilterSection::files).map(PathBuf::as_path);
-    for file in tls.into_iter().flatten().chain(oauth).chain(filters) {
-        readable.extend(directories_of(file));
+    let filters = config.filter.iter().flat_map(FilterSection::files).cloned();
+    for file in super::certificates::files(config).into_iter().chain(oauth.map(Path::to_owned)).chain(filters) {
+        readable.extend(directories_of(&file));
     }
     let sockets = config.admin_socket().parent().map(Path::to_owned).into_iter().collect();
     Files { readable, writable: vec![config.spool.dir.clone()], sockets }

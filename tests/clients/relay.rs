@@ -241,9 +241,13 @@ impl Relay {
         self.wait_json(&["queue", "list"], |messages| messages.as_array().is_some_and(Vec::is_empty));
     }
 
-    pub fn terminate(&self) {
+    pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: a signal to a child that has not been waited for.
-        unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+
+    pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
     }
 
     /// Waits for the end after a signal.
