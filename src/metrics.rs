@@ -4,6 +4,7 @@
 //! ([`AdminRequest::Metrics`](crate::shard::message::AdminRequest)). Names and text form for Prometheus are in
 //! src/control/metrics_text.rs. Nothing here can fail: counters wrap after centuries, histograms saturate.
 
+use crate::policy::admission::Refusal;
 use foldhash::HashMap;
 use hdrhistogram::Histogram;
 
@@ -119,6 +120,8 @@ pub struct ShardMetrics {
     pub shard: u8,
     /// Incoming sessions begun.
     pub sessions_total: u64,
+    /// Of these, those that were refused, by [`Refusal::index`].
+    pub refused_connections: [u64; Refusal::NAMES.len()],
     /// Incoming sessions open now.
     pub sessions_open: u64,
     /// Messages made durable and acknowledged.
@@ -207,6 +210,7 @@ impl ShardMetrics {
         let ShardMetrics {
             shard: _,
             sessions_total,
+            refused_connections,
             sessions_open,
             messages_received,
             bytes_received,
@@ -246,6 +250,9 @@ impl ShardMetrics {
             loop_lag_us,
         } = other;
         self.sessions_total += sessions_total;
+        for (sum, refused) in self.refused_connections.iter_mut().zip(refused_connections) {
+            *sum += refused;
+        }
         self.sessions_open += sessions_open;
         self.messages_received += messages_received;
         self.bytes_received += bytes_received;
@@ -303,15 +310,18 @@ mod tests {
         let mut first = ShardMetrics::new(0);
         first.delivered = 3;
         first.queue.ready = 2;
+        first.refused_connections[2] = 5;
         first.queue_by_site = vec![("a".into(), 1)];
         first.commit_us.saturating_record(500);
         let mut second = ShardMetrics::new(1);
         second.delivered = 4;
         second.queue.held = 5;
+        second.refused_connections[2] = 6;
         second.queue_by_site = vec![("b".into(), 7), ("a".into(), 2)];
         second.commit_us.saturating_record(2_000_000);
         first.merge(&second);
         assert_eq!((first.shard, first.delivered), (0, 7));
+        assert_eq!(first.refused_connections[..4], [0, 0, 11, 0]);
         assert_eq!(first.queue.recipients(), 7);
         assert_eq!(first.queue_by_site, vec![("a".into(), 3), ("b".into(), 7)]);
         assert_eq!(first.commit_us.len(), 2);

@@ -43,8 +43,9 @@ impl Owner {
 }
 
 impl Transactions for Owner {
-    fn proxied(&mut self, client: SocketAddr) {
+    fn proxied(&mut self, client: SocketAddr, _now: Now) -> Result<(), Reply> {
         self.calls.push(format!("proxied {client}"));
+        Ok(())
     }
 
     fn hello(&mut self, name: &str, extended: bool) {

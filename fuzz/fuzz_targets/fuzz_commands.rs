@@ -47,9 +47,10 @@ impl Owner {
 }
 
 impl Transactions for Owner {
-    fn proxied(&mut self, client: SocketAddr) {
+    fn proxied(&mut self, client: SocketAddr, _now: Now) -> Result<(), Reply> {
         assert!(self.calls.is_empty());
         self.calls.push(format!("proxied {client}"));
+        Ok(())
     }
 
     fn hello(&mut self, name: &str, extended: bool) {

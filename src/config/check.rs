@@ -63,6 +63,9 @@ fn span_of(text: &str, path: &str) -> Option<std::ops::Range<usize>> {
 /// Longer, a shard with little work would hardly ever sleep.
 const BUSY_POLL_MAX: Duration = Duration::from_millis(100);
 
+/// Rates above one connection in this time are no limit to speak of.
+const CONNECTION_SPACING_MIN: Duration = Duration::from_millis(1);
+
 /// Checks everything.
 pub fn check(config: &Config) -> Result<(), Problem> {
     check_top(config)?;
@@ -381,6 +384,7 @@ fn check_limits(config: &Config) -> Result<(), Problem> {
     for (key, value) in [
         ("sessions", limits.sessions),
         ("sessions_per_client", limits.sessions_per_client),
+        ("sessions_per_network", limits.sessions_per_network),
         ("outgoing", limits.outgoing),
         ("commands", limits.commands as usize),
         ("errors", limits.errors as usize),
@@ -392,6 +396,18 @@ fn check_limits(config: &Config) -> Result<(), Problem> {
                 format!("limits.{key}"),
                 "0 would refuse everything",
                 "leave it out for the default",
+            ));
+        }
+    }
+    for (key, rate) in [
+        ("connections_per_client", limits.connections_per_client),
+        ("connections_per_network", limits.connections_per_network),
+    ] {
+        if rate.is_some_and(|rate| rate.period < CONNECTION_SPACING_MIN * rate.count) {
+            return Err(Problem::new(
+                format!("limits.{key}"),
+                "more than a thousand connections in a second",
+                "so many are not told apart from no limit: write \"unlimited\"",
             ));
         }
     }

@@ -172,6 +172,28 @@ impl FromText for Rate {
     }
 }
 
+/// How often somebody may connect, or "unlimited".
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct MaybeRate(pub Option<Rate>);
+
+impl FromText for MaybeRate {
+    const EXPECTED: &'static str = "a rate, as in \"600/1m\", or \"unlimited\"";
+    fn from_text(text: &str) -> Result<MaybeRate, String> {
+        if text == "unlimited" {
+            return Ok(MaybeRate(None));
+        }
+        let rate = text::parse_rate(text)?;
+        // Clients do not come evenly: the whole count may come at once unless something else is said.
+        let burst = if text.contains("burst") { rate.burst } else { rate.count };
+        Ok(MaybeRate(Some(Rate { burst, ..rate })))
+    }
+}
+
+/// How often somebody may connect, or "unlimited", as an option.
+pub fn connection_rate<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Rate>, D::Error> {
+    one::<D, MaybeRate>(reader).map(|value| value.0)
+}
+
 impl FromText for SocketAddr {
     const EXPECTED: &'static str = "an address with a port, as in \"127.0.0.1:2525\" or \"[::1]:2525\"";
     fn from_text(text: &str) -> Result<SocketAddr, String> {

@@ -400,6 +400,14 @@ pub struct LimitsSection {
     pub sessions: usize,
     /// Sessions of one client address (IPv6: of one /64), for each shard.
     pub sessions_per_client: usize,
+    /// Sessions of the clients of one network (IPv4 /24, IPv6 /48), for each shard.
+    pub sessions_per_network: usize,
+    /// How often one client may connect, over all shards.
+    #[serde(deserialize_with = "read::connection_rate")]
+    pub connections_per_client: Option<Rate>,
+    /// How often the clients of one network may connect, over all shards.
+    #[serde(deserialize_with = "read::connection_rate")]
+    pub connections_per_network: Option<Rate>,
     /// Connections to destinations, for each shard.
     pub outgoing: usize,
     /// Whether clients on loopback have no limit of their own.
@@ -431,6 +439,9 @@ impl Default for LimitsSection {
             recipients: 1_000,
             sessions: 10_000,
             sessions_per_client: 50,
+            sessions_per_network: 500,
+            connections_per_client: Some(Rate { count: 3_000, period: minutes(1), burst: 1_000 }),
+            connections_per_network: Some(Rate { count: 12_000, period: minutes(1), burst: 4_000 }),
             outgoing: 10_000,
             loopback_exempt: false,
             commands: 1_000_000,

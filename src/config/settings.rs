@@ -3,9 +3,12 @@
 use super::Config;
 use super::read::DomainRule;
 use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
+use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
-use crate::shard::settings::{DomainPattern, HostSpec, ListenerSettings, NextHop, Route, Settings, SiteLimits, Target};
+use crate::shard::settings::{
+    DomainPattern, HostSpec, ListenerSettings, NextHop, Rate, Route, Settings, SiteLimits, Target,
+};
 use crate::smtp::client::{ClientConfig, ClientTimeouts};
 use crate::smtp::sasl::{Mechanism, Mechanisms};
 use crate::smtp::server::{BareNewlines, SessionConfig};
@@ -82,6 +85,11 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
         max_received_headers: limits.received_headers,
         max_sessions: limits.sessions,
         max_sessions_per_client: limits.sessions_per_client,
+        max_sessions_per_network: limits.sessions_per_network,
+        connection_rates: ConnectionRates::new(
+            limits.connections_per_client.map(connection_rate),
+            limits.connections_per_network.map(connection_rate),
+        ),
         max_outgoing: limits.outgoing,
         lift_loopback_limits: limits.loopback_exempt,
         content_memory: usize_of(config.spool.content_memory),
@@ -92,6 +100,10 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
         spare_segments: config.spool.spares,
         hostname,
     }
+}
+
+fn connection_rate(rate: Rate) -> ConnectionRate {
+    ConnectionRate { every: rate.period / rate.count.max(1), burst: rate.burst }
 }
 
 fn usize_of(octets: u64) -> usize {

@@ -28,6 +28,7 @@ fn mistakes_are_told_with_their_place_and_a_hint() {
         Wrong("[retry]\nfirst = \"20 minutes\"\n", 2, 9, "is not a duration", ""),
         Wrong("[limits]\nmessage_size = \"big\"\n", 2, 16, "is not a size", ""),
         Wrong("[[route]]\nrate = \"100\"\n", 2, 8, "is not a rate", ""),
+        Wrong("[limits]\nconnections_per_client = 100\n", 2, 26, "a rate, as in \"600/1m\", or \"unlimited\"", ""),
         Wrong("[[route]]\nnext_hops = [\"a.test:25\", \"b.test:0\"]\n", 2, 27, "no port 0", ""),
         Wrong("[[route]]\ndomains = \"a..b\"\n", 2, 11, "expected a domain", ""),
         Wrong("[[listener]]\naddress = \"25\"\n", 2, 11, "an address with a port", ""),
@@ -112,6 +113,8 @@ fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
         Wrong("[limits]\nmessage_size = \"1KB\"\n", 2, 16, "1KB cannot be used", "64KiB"),
         Wrong("busy_poll = \"1s\"\n", 1, 13, "keep a core busy", "100ms"),
         Wrong("[limits]\nsessions = 0\n", 2, 12, "0 would refuse everything", ""),
+        Wrong("[limits]\nsessions_per_network = 0\n", 2, 24, "0 would refuse everything", ""),
+        Wrong("[limits]\nconnections_per_client = \"90000/1m\"\n", 2, 26, "more than a thousand", "unlimited"),
         Wrong("[admin]\nmetrics = \"0.0.0.0:9525\"\n", 2, 11, "can be reached from elsewhere", "proxy"),
         Wrong("[dns]\nattempts = 0\n", 1, 1, "out of bounds", "1 to 10"),
         Wrong("[oauth]\nissuers = \"i\"\n", 1, 1, "oauth.audiences: is needed", "made for others"),
@@ -207,6 +210,9 @@ fn every_key_can_be_set() {
         recipients = 200
         sessions = 1
         sessions_per_client = 1
+        sessions_per_network = 2
+        connections_per_client = "60/1m"
+        connections_per_network = "unlimited"
         loopback_exempt = true
         commands = 10
         errors = 3
@@ -246,6 +252,9 @@ fn every_key_can_be_set() {
     assert_eq!(settings.listeners[0].session.max_recipients, 500);
     assert!(settings.listeners[0].relay.may_relay([192, 0, 2, 77].into(), false, false).is_ok());
     assert!(settings.listeners[0].relay.may_relay([127, 0, 0, 1].into(), false, false).is_err());
+    assert_eq!(settings.max_sessions_per_network, 2);
+    let connect = || settings.connection_rates.admit([192, 0, 2, 77].into(), crate::clock::Instant::ZERO);
+    assert_eq!((0..100).filter(|_| connect().is_ok()).count(), 60, "the whole count may come at once");
     assert_eq!(settings.routes.len(), 2);
     assert_eq!(settings.routes[1].target, crate::shard::settings::Target::Mx { port: 2525 });
     assert_eq!(settings.schedule.delay_warning, None);

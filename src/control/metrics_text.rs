@@ -2,6 +2,7 @@
 //! `_total` for counters. docs/OPERATIONS.md may rely on them; a name that is out does not change any more.
 
 use crate::metrics::{ShardMetrics, Times};
+use crate::policy::admission::Refusal;
 use std::fmt::Write;
 
 /// The media type of the answer.
@@ -125,6 +126,10 @@ fn counters(text: &mut String, total: &ShardMetrics) {
         ("dropped_events_total", "Events lost because the control thread was behind", total.dropped_events),
     ] {
         single(text, &format!("ringpost_{name}"), "counter", help, value);
+    }
+    header(text, "ringpost_refused_connections_total", "counter", "Connections refused, by reason");
+    for (reason, value) in Refusal::NAMES.iter().zip(total.refused_connections) {
+        let _ = writeln!(text, "ringpost_refused_connections_total{{reason=\"{reason}\"}} {value}");
     }
     header(text, "ringpost_recipients_done_total", "counter", "Recipients that are done, by disposition");
     for (disposition, value) in outcomes {

@@ -273,8 +273,9 @@ impl Intake {
 }
 
 impl Transactions for Intake {
-    fn proxied(&mut self, client: SocketAddr) {
+    fn proxied(&mut self, client: SocketAddr, _now: Now) -> Result<(), Reply> {
         self.peer = client;
+        Ok(())
     }
 
     fn hello(&mut self, name: &str, _extended: bool) {

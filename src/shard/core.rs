@@ -14,8 +14,8 @@ use crate::metrics::{QueueDepth, ShardMetrics};
 use crate::policy::identity::Directory;
 use crate::policy::logins::Logins;
 use crate::policy::scram::ScramSource;
-use crate::policy::session_limits::SessionLimits;
 use crate::queue::{Queue, QueueConfig, SiteId};
+use crate::shard::admission::Admission;
 use crate::shard::connections::{Conn, Connections};
 use crate::shard::egress;
 use crate::shard::ingress;
@@ -79,7 +79,7 @@ pub struct Core {
     pub(super) now: Now,
     pub(super) commands: VecDeque<Command<ToShard, Report>>,
     pub(super) connections: Connections,
-    pub(super) session_limits: SessionLimits,
+    pub(super) admission: Admission,
     pub(super) log: Log,
     pub(super) queue: Queue,
     pub(super) router: Router,
@@ -171,11 +171,7 @@ impl Core {
             now: Now::default(),
             commands: VecDeque::new(),
             connections: Connections::default(),
-            session_limits: SessionLimits::new(
-                settings.max_sessions,
-                settings.max_sessions_per_client,
-                settings.lift_loopback_limits,
-            ),
+            admission: Admission::new(&settings),
             log,
             queue,
             router: Router::default(),
@@ -323,6 +319,7 @@ impl Core {
         self.append_unsent_notifications(now);
         self.retry_reports();
         self.tell_drops();
+        self.tell_refused_connections();
     }
 
     /// Tells the log that lines of it are missing, not more often than it can be read.

@@ -98,46 +98,6 @@ pub struct Spill {
 }
 
 impl Core {
-    pub(super) fn inbound_accepted(
-        &mut self,
-        listener: usize,
-        peer: SocketAddr,
-        now: Now,
-        out: &mut Vec<u8>,
-    ) -> Option<ConnId> {
-        self.metrics.sessions_total += 1;
-        if let Err(reply) = self.admit(peer) {
-            self.reject(peer, "", None, &reply);
-            reply.write_to(out);
-            return None;
-        }
-        let settings = &self.settings.listeners[listener];
-        let mut session = Session::new(settings.session.clone(), settings.implicit_tls, now.instant);
-        session.start(now.instant, out);
-        let conn = self.connections.allocate();
-        let state = InboundState {
-            conn,
-            listener: listener as u16,
-            client: peer,
-            helo: Box::default(),
-            extended: false,
-            credential: None,
-            tls: None,
-            incoming: None,
-            paused: false,
-            storing: false,
-        };
-        self.connections.put(conn, Conn::Inbound(Box::new(Inbound { session, state })));
-        Some(conn)
-    }
-
-    fn admit(&mut self, peer: SocketAddr) -> Result<(), Reply> {
-        if self.stopping.is_some() {
-            return Err(Reply::fixed(421, 4, 3, 2, "Shutting down; try again later"));
-        }
-        self.session_limits.admit(peer.ip())
-    }
-
     pub(super) fn inbound_received(
         &mut self,
         mut inbound: Box<Inbound>,
@@ -196,7 +156,7 @@ impl Core {
 
     /// The machine closed the connection, or somebody asked for it.
     pub(super) fn inbound_closed(&mut self, mut inbound: Box<Inbound>, reason: CloseReason) {
-        self.session_limits.release(inbound.state.client.ip());
+        self.admission.release(inbound.state.client.ip());
         if let CloseReason::Error(what) | CloseReason::Tls(what) = reason {
             self.event(Event::SessionTrouble { client: inbound.state.client, what: what.into() });
         }
@@ -255,6 +215,22 @@ impl Core {
 }
 
 impl InboundState {
+    /// Of a connection that has just been taken.
+    pub(super) fn new(conn: ConnId, listener: usize, client: SocketAddr) -> InboundState {
+        InboundState {
+            conn,
+            listener: listener as u16,
+            client,
+            helo: Box::default(),
+            extended: false,
+            credential: None,
+            tls: None,
+            incoming: None,
+            paused: false,
+            storing: false,
+        }
+    }
+
     /// Who sends.
     pub(super) fn origin(&self) -> Origin {
         Origin { conn: self.conn, client: self.client.ip(), helo: self.helo.clone(), tls: self.tls.is_some() }
@@ -391,10 +367,8 @@ impl Receiving<'_> {
 }
 
 impl Transactions for Receiving<'_> {
-    fn proxied(&mut self, client: SocketAddr) {
-        self.core.session_limits.release(self.state.client.ip());
-        self.state.client = client;
-        self.core.session_limits.count(client.ip());
+    fn proxied(&mut self, client: SocketAddr, now: Now) -> Result<(), Reply> {
+        self.core.identify(self.state, client, now)
     }
 
     fn hello(&mut self, name: &str, extended: bool) {

@@ -156,7 +156,7 @@ impl Session {
         loop {
             let rest = &input[done..];
             let (consumed, advanced) = match self.phase {
-                Phase::Proxy(_) => self.take_proxy(rest, owner, out),
+                Phase::Proxy(_) => self.take_proxy(rest, now, owner, out),
                 Phase::Command => self.take_line(rest, now, owner, out),
                 Phase::Data => (self.take_data(rest, now, owner, out), !rest.is_empty()),
                 Phase::Chunk { .. } => (self.take_chunk(rest, now, owner, out), !rest.is_empty()),
@@ -355,15 +355,24 @@ impl Session {
         self.content_deadline = Instant::MAX;
     }
 
-    fn take_proxy<T: Transactions>(&mut self, input: &[u8], owner: &mut T, out: &mut Vec<u8>) -> (usize, bool) {
+    fn take_proxy<T: Transactions>(
+        &mut self,
+        input: &[u8],
+        now: Now,
+        owner: &mut T,
+        out: &mut Vec<u8>,
+    ) -> (usize, bool) {
         let Phase::Proxy(reader) = &mut self.phase else { return (0, false) };
         match reader.handle_input(input) {
             Ok((consumed, None)) => (consumed, false),
             Ok((consumed, Some(client))) => {
-                if let Some(client) = client {
-                    owner.proxied(client);
-                }
-                if self.tls {
+                if let Some(Err(reply)) = client.map(|client| owner.proxied(client, now)) {
+                    // Whoever is about to begin with a handshake would not understand.
+                    if !self.tls {
+                        reply.write_to(out);
+                    }
+                    self.phase = Phase::Closed;
+                } else if self.tls {
                     self.phase = Phase::Handshake;
                 } else {
                     self.phase = Phase::Command;
@@ -580,6 +589,9 @@ pub(super) mod tests {
         open: bool,
     }
 
+    /// A client of this port is refused.
+    const REFUSED_PORT: u16 = 421;
+
     impl Owner {
         fn answer(&self, name: &str, code: u16) -> Result<(), Reply> {
             if self.sender.starts_with(name) { Err(Reply::new(code, (5, 0, 0), name)) } else { Ok(()) }
@@ -587,9 +599,10 @@ pub(super) mod tests {
     }
 
     impl Transactions for Owner {
-        fn proxied(&mut self, client: SocketAddr) {
+        fn proxied(&mut self, client: SocketAddr, _now: Now) -> Result<(), Reply> {
             assert!(self.calls.is_empty());
             self.calls.push(format!("proxied {client}"));
+            if client.port() == REFUSED_PORT { Err(Reply::new(421, (4, 7, 0), "too often")) } else { Ok(()) }
         }
 
         fn hello(&mut self, name: &str, extended: bool) {
@@ -855,6 +868,10 @@ pub(super) mod tests {
         let mut talk = proxied();
         assert_eq!(talk.say("EHLO c\r\n"), Step::Close);
         assert!(talk.out.is_empty());
+        let refused = format!("PROXY TCP4 192.0.2.7 192.0.2.1 {REFUSED_PORT} 25\r\nNOOP\r\n");
+        let mut talk = proxied();
+        assert_eq!(talk.say(&refused), Step::Close);
+        assert_eq!(talk.replies(), "421 4.7.0 too often\r\n");
         let mut talk = proxied();
         assert_eq!(talk.session.handle_timeout(at(300).instant, &mut talk.out), Step::Close);
         assert!(talk.out.is_empty());
@@ -876,6 +893,12 @@ pub(super) mod tests {
         assert!(out.ends_with(b"503 5.5.1 TLS is already active; go on with EHLO\r\n"), "{}", out.escape_ascii());
 
         let (mut session, mut owner) = (Session::new(config(), true, at(0).instant), Owner::default());
+        let refused = format!("PROXY TCP4 192.0.2.7 192.0.2.1 {REFUSED_PORT} 465\r\n\x16\x03");
+        let said = out.len();
+        assert_eq!(session.handle_input(refused.as_bytes(), at(1), &mut owner, &mut out).1, Step::Close);
+        assert_eq!(out.len(), said, "a client that begins with a handshake would not understand");
+
+        let (mut session, mut owner) = (Session::new(config(), true, at(0).instant), Owner::default());
         assert_eq!(session.handle_input(header, at(1), &mut owner, &mut out).1, Step::BeginTls);
         assert_eq!(session.deadline(), at(61).instant);
         let said = out.len();
@@ -887,7 +910,9 @@ pub(super) mod tests {
         #[derive(Debug)]
         struct Closing;
         impl Transactions for Closing {
-            fn proxied(&mut self, _client: SocketAddr) {}
+            fn proxied(&mut self, _client: SocketAddr, _now: Now) -> Result<(), Reply> {
+                Ok(())
+            }
             fn hello(&mut self, _name: &str, _extended: bool) {}
             fn mail(&mut self, _mail: MailFrom, _now: Now) -> Result<(), Reply> {
                 Err(Reply::fixed(421, 4, 3, 2, "Later"))

@@ -37,8 +37,8 @@ pub struct MailFrom {
 /// nothing of it. After a refusal of `begin_content`, `content` or `end_content` the transaction is over and the
 /// session calls `abort`.
 pub trait Transactions {
-    /// The client is not the peer of the connection but this one: a PROXY header said so.
-    fn proxied(&mut self, client: SocketAddr);
+    /// The client is not the peer of the connection but this one: a PROXY header said so. Refused, the session closes.
+    fn proxied(&mut self, client: SocketAddr, now: Now) -> Result<(), Reply>;
 
     /// HELO or (`extended`) EHLO with this name, which is printable ASCII of at most 255 octets and proves nothing.
     fn hello(&mut self, name: &str, extended: bool);

@@ -309,6 +309,8 @@ fn settings(hold: bool, chunking: bool) -> Settings {
         max_received_headers: 100,
         max_sessions: 100_000,
         max_sessions_per_client: 100_000,
+        max_sessions_per_network: 100_000,
+        connection_rates: Default::default(),
         max_outgoing: 100_000,
         lift_loopback_limits: true,
         content_memory: 64 << 20,

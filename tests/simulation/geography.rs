@@ -227,6 +227,8 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
         max_received_headers: 100,
         max_sessions: if random.chance(100) { 3 } else { 1_000 },
         max_sessions_per_client: 100,
+        max_sessions_per_network: 100_000,
+        connection_rates: Default::default(),
         max_outgoing: if random.chance(200) { 2 } else { 1_000 },
         lift_loopback_limits: true,
         content_memory: if random.chance(300) { 100_000 } else { 64 << 20 },

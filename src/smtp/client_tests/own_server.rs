@@ -25,7 +25,9 @@ struct Keeping {
 }
 
 impl Transactions for Keeping {
-    fn proxied(&mut self, _client: std::net::SocketAddr) {}
+    fn proxied(&mut self, _client: std::net::SocketAddr, _now: Now) -> Result<(), Reply> {
+        Ok(())
+    }
 
     fn hello(&mut self, name: &str, extended: bool) {
         assert_eq!((name, extended), ("client.example", true));
