@@ -136,6 +136,8 @@ pub struct ShardMetrics {
     pub logins: u64,
     /// Logins that failed.
     pub failed_logins: u64,
+    /// Errors of strangers that were answered later.
+    pub delayed_replies: u64,
     /// Messages signed.
     pub signed: u64,
     /// Recipients delivered.
@@ -218,6 +220,7 @@ impl ShardMetrics {
             rejected,
             logins,
             failed_logins,
+            delayed_replies,
             signed,
             delivered,
             deferred,
@@ -260,6 +263,7 @@ impl ShardMetrics {
         self.rejected += rejected;
         self.logins += logins;
         self.failed_logins += failed_logins;
+        self.delayed_replies += delayed_replies;
         self.signed += signed;
         self.delivered += delivered;
         self.deferred += deferred;

@@ -114,6 +114,7 @@ fn config() -> SessionConfig {
         auth_in_clear: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
+        strangers: Default::default(),
         max_recipients: 100,
         max_commands: 1000,
         max_errors: 20,

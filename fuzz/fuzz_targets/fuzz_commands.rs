@@ -219,6 +219,7 @@ fuzz_target!(|input: &[u8]| {
         auth_in_clear: false,
         bare_newlines: if bit(0) { BareNewlines::Convert } else { BareNewlines::Refuse },
         proxy: bit(1),
+        strangers: Default::default(),
         max_recipients: 2,
         max_commands: 200,
         max_errors: if bit(2) { 3 } else { 200 },

@@ -184,6 +184,9 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
             "add tls = \"starttls\" or tls = \"implicit\"",
         ));
     }
+    if let Some(delay) = listener.greet_delay {
+        at_most_a_minute(delay, &at("greet_delay"))?;
+    }
     if listener.auth_in_clear {
         let bound = listener.address.iter().all(|address| address.ip().to_canonical().is_loopback());
         if !bound || listener.proxy {
@@ -337,6 +340,16 @@ fn at_least_a_second(time: Duration, path: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Clients wait five minutes for a greeting or a reply (RFC 5321 4.5.3.2), their users less.
+const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
+
+fn at_most_a_minute(time: Duration, path: &str) -> Result<(), Problem> {
+    if time > CLIENT_WAIT_MAX {
+        return Err(Problem::new(path, "longer than a minute", "good clients may wait for it, too: some seconds do"));
+    }
+    Ok(())
+}
+
 fn check_retry(config: &Config) -> Result<(), Problem> {
     let retry = &config.retry;
     let shown = text::format_duration;
@@ -411,6 +424,7 @@ fn check_limits(config: &Config) -> Result<(), Problem> {
             ));
         }
     }
+    at_most_a_minute(limits.tarpit_delay, "limits.tarpit_delay")?;
     for (key, time) in [
         ("limits.command_timeout", limits.command_timeout),
         ("limits.data_timeout", limits.data_timeout),

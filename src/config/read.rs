@@ -102,6 +102,26 @@ impl FromText for Mechanism {
     }
 }
 
+/// What a name of HELO or EHLO must be.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum HelloCheck {
+    /// A name of several labels, or an address literal.
+    Qualified,
+    /// Not our own.
+    Foreign,
+}
+
+impl FromText for HelloCheck {
+    const EXPECTED: &'static str = "a check of names, \"qualified\" or \"foreign\"";
+    fn from_text(text: &str) -> Result<HelloCheck, String> {
+        match text {
+            "qualified" => Ok(HelloCheck::Qualified),
+            "foreign" => Ok(HelloCheck::Foreign),
+            _ => Err(format!("`{text}`: expected {}", HelloCheck::EXPECTED)),
+        }
+    }
+}
+
 impl FromText for String {
     const EXPECTED: &'static str = "a text";
     fn from_text(text: &str) -> Result<String, String> {

@@ -1,7 +1,7 @@
 //! From the configuration to what shards use: complete, and in their types. Nothing is checked here any more.
 
 use super::Config;
-use super::read::DomainRule;
+use super::read::{DomainRule, HelloCheck};
 use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
 use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
@@ -11,7 +11,7 @@ use crate::shard::settings::{
 };
 use crate::smtp::client::{ClientConfig, ClientTimeouts};
 use crate::smtp::sasl::{Mechanism, Mechanisms};
-use crate::smtp::server::{BareNewlines, SessionConfig};
+use crate::smtp::server::{BareNewlines, SessionConfig, Strangers, Tarpit};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -90,6 +90,7 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
             limits.connections_per_client.map(connection_rate),
             limits.connections_per_network.map(connection_rate),
         ),
+        max_tarpitted: limits.tarpit_sessions,
         max_outgoing: limits.outgoing,
         lift_loopback_limits: limits.loopback_exempt,
         content_memory: usize_of(config.spool.content_memory),
@@ -141,6 +142,12 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
             None => BareNewlines::Refuse,
         },
         proxy: section.proxy,
+        strangers: Strangers {
+            greet_delay: section.greet_delay.unwrap_or_default(),
+            qualified_hello: section.helo_checks.contains(&HelloCheck::Qualified),
+            foreign_hello: section.helo_checks.contains(&HelloCheck::Foreign),
+            tarpit: limits.tarpit_after.map(|after| Tarpit { after, delay: limits.tarpit_delay }),
+        },
         max_recipients: section.recipients.unwrap_or(limits.recipients),
         max_commands: limits.commands,
         max_errors: limits.errors,

@@ -112,6 +112,7 @@ fn counters(text: &mut String, total: &ShardMetrics) {
         ("rejected_total", "Commands and messages refused", total.rejected),
         ("logins_total", "Logins that succeeded", total.logins),
         ("failed_logins_total", "Logins that failed", total.failed_logins),
+        ("delayed_replies_total", "Errors of strangers that were answered later", total.delayed_replies),
         ("signed_messages_total", "Messages that were signed with DKIM", total.signed),
         ("deferrals_total", "Attempts that ended in a deferral, by recipient", total.deferred),
         ("dsn_total", "Delivery status notifications queued", total.dsn),

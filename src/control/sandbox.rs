@@ -222,6 +222,7 @@ fn session_config(hostname: Box<str>) -> SessionConfig {
         auth_in_clear: false,
         bare_newlines: BareNewlines::Convert,
         proxy: false,
+        strangers: Default::default(),
         max_recipients: 10_000,
         max_commands: u32::MAX,
         max_errors: 1_000,

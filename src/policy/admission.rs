@@ -5,6 +5,7 @@
 
 use crate::limits::{CONNECTION_WAIT_TOLD_MAX, CONNECTION_WAIT_TOLD_MIN};
 use crate::reply::Reply;
+use crate::smtp::replies::SPOKE_EARLY;
 use std::time::Duration;
 
 /// Why a connection is refused.
@@ -22,12 +23,14 @@ pub enum Refusal {
     ClientRate(Duration),
     /// Its network has.
     NetworkRate(Duration),
+    /// It spoke before the greeting.
+    EarlyTalker,
 }
 
 impl Refusal {
     /// The names of all reasons, as metrics have them; [`index`](Refusal::index) is the place in it.
-    pub const NAMES: [&'static str; 6] =
-        ["stopping", "sessions", "client_sessions", "network_sessions", "client_rate", "network_rate"];
+    pub const NAMES: [&'static str; 7] =
+        ["stopping", "sessions", "client_sessions", "network_sessions", "client_rate", "network_rate", "early_talker"];
 
     /// Its place among all reasons.
     pub fn index(self) -> usize {
@@ -38,10 +41,11 @@ impl Refusal {
             Refusal::NetworkSessions => 3,
             Refusal::ClientRate(_) => 4,
             Refusal::NetworkRate(_) => 5,
+            Refusal::EarlyTalker => 6,
         }
     }
 
-    /// What the client is told (RFC 5321 3.8: 421 closes).
+    /// What the client is told (RFC 5321 3.8: 421 closes; 3.1: 554 instead of the greeting).
     pub fn reply(self) -> Reply {
         match self {
             Refusal::Stopping => Reply::fixed(421, 4, 3, 2, "Shutting down; try again later"),
@@ -62,6 +66,7 @@ impl Refusal {
             ),
             Refusal::ClientRate(wait) => too_often("address", wait),
             Refusal::NetworkRate(wait) => too_often("network", wait),
+            Refusal::EarlyTalker => SPOKE_EARLY,
         }
     }
 }
@@ -94,10 +99,11 @@ mod tests {
             Refusal::NetworkSessions,
             Refusal::ClientRate(wait),
             Refusal::NetworkRate(wait),
+            Refusal::EarlyTalker,
         ];
         let places: Vec<usize> = all.iter().map(|refusal| refusal.index()).collect();
         assert_eq!(places, (0..Refusal::NAMES.len()).collect::<Vec<_>>());
-        assert!(all.iter().all(|refusal| refusal.reply().code == 421));
+        assert!(all.iter().all(|refusal| [421, 554].contains(&refusal.reply().code)));
         let text = Refusal::ClientRate(wait).reply().to_string();
         assert!(
             text.starts_with("421 4.7.0 Too many connections from your address in a short time; come again in 3 s")

@@ -3,7 +3,7 @@
 //!
 //! Not here: the counting (src/policy/session_limits.rs, src/policy/connection_rate.rs).
 
-use crate::clock::Now;
+use crate::clock::{Instant, Now};
 use crate::event::{Event, Severity};
 use crate::io::handler::ConnId;
 use crate::limits::{CONNECTIONS_TOLD, CONNECTIONS_TOLD_TICKS};
@@ -15,6 +15,8 @@ use crate::shard::core::Core;
 use crate::shard::ingress::{Inbound, InboundState};
 use crate::shard::settings::Settings;
 use crate::smtp::server::Session;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 
 /// The clients of one shard as they come.
@@ -25,6 +27,10 @@ pub struct Admission {
     told: u32,
     /// And those it was not.
     untold: u64,
+    /// When which sessions are to be woken that are kept waiting. Of those that have ended meanwhile nobody is found.
+    waiting: BinaryHeap<Reverse<(Instant, ConnId)>>,
+    /// Sessions that wait for the answer to an error.
+    tarpitted: usize,
 }
 
 impl Admission {
@@ -36,12 +42,19 @@ impl Admission {
             settings.max_sessions_per_network,
             settings.lift_loopback_limits,
         );
-        Admission { sessions, told: 0, untold: 0 }
+        Admission { sessions, told: 0, untold: 0, waiting: BinaryHeap::new(), tarpitted: 0 }
     }
 
     /// A client that was counted has gone.
     pub fn release(&mut self, client: IpAddr) {
         self.sessions.release(client);
+    }
+
+    /// A session no longer waits for the answer to an error. False if it did not.
+    pub fn leave_tarpit(&mut self, state: &mut InboundState) -> bool {
+        let left = std::mem::take(&mut state.tarpitted);
+        self.tarpitted -= usize::from(left);
+        left
     }
 }
 
@@ -50,13 +63,16 @@ impl Core {
         &mut self,
         listener: usize,
         peer: SocketAddr,
+        local: SocketAddr,
         now: Now,
         out: &mut Vec<u8>,
     ) -> Option<ConnId> {
         self.metrics.sessions_total += 1;
         let settings = &self.settings.listeners[listener];
         let (config, implicit_tls) = (settings.session.clone(), settings.implicit_tls);
-        let admitted = if config.proxy { self.admit_unknown(peer.ip()) } else { self.admit(listener, peer.ip(), now) };
+        let trusted = !config.proxy && settings.relay.trusts(peer.ip());
+        let local = (!config.proxy).then(|| local.ip());
+        let admitted = if config.proxy { self.admit_unknown(peer.ip()) } else { self.admit(peer.ip(), trusted, now) };
         if let Err(refusal) = admitted {
             let reply = self.refuse_connection(peer, refusal);
             // Whoever is about to begin with a handshake would not understand.
@@ -66,18 +82,22 @@ impl Core {
             return None;
         }
         let mut session = Session::new(config, implicit_tls, now.instant);
+        if trusted {
+            session.trust();
+        }
         session.start(now.instant, out);
         let conn = self.connections.allocate();
-        let state = InboundState::new(conn, listener, peer);
-        self.connections.put(conn, Conn::Inbound(Box::new(Inbound { session, state })));
+        let inbound = Box::new(Inbound { session, state: InboundState::new(conn, listener, peer, local) });
+        self.wake_when_due(&inbound);
+        self.connections.put(conn, Conn::Inbound(inbound));
         Some(conn)
     }
 
-    fn admit(&mut self, listener: usize, client: IpAddr, now: Now) -> Result<(), Refusal> {
+    fn admit(&mut self, client: IpAddr, trusted: bool, now: Now) -> Result<(), Refusal> {
         if self.stopping.is_some() {
             return Err(Refusal::Stopping);
         }
-        let trusted = self.check_rate(listener, client, now)?;
+        self.check_rate(client, trusted, now)?;
         self.admission.sessions.admit(client, trusted)
     }
 
@@ -90,9 +110,10 @@ impl Core {
 
     /// A PROXY header has told whose connection this is.
     pub(super) fn identify(&mut self, state: &mut InboundState, client: SocketAddr, now: Now) -> Result<(), Reply> {
+        let trusted = self.settings.listeners[usize::from(state.listener)].relay.trusts(client.ip());
         let admitted = self
-            .check_rate(usize::from(state.listener), client.ip(), now)
-            .and_then(|trusted| self.admission.sessions.identify(state.client.ip(), client.ip(), trusted));
+            .check_rate(client.ip(), trusted, now)
+            .and_then(|()| self.admission.sessions.identify(state.client.ip(), client.ip(), trusted));
         match admitted {
             Ok(()) => {
                 state.client = client;
@@ -102,18 +123,16 @@ impl Core {
         }
     }
 
-    /// Counts a connection for its client's rate and its network's, but for those that have none. Gives whether it is one of
-    /// a network that the listener trusts.
-    fn check_rate(&self, listener: usize, client: IpAddr, now: Now) -> Result<bool, Refusal> {
-        let trusted = self.settings.listeners[listener].relay.trusts(client);
-        if !trusted && !self.admission.sessions.is_exempt(client) {
-            self.settings.connection_rates.admit(client, now.instant)?;
+    /// Counts a connection for its client's rate and its network's, but for those that have none.
+    fn check_rate(&self, client: IpAddr, trusted: bool, now: Now) -> Result<(), Refusal> {
+        if trusted || self.admission.sessions.is_exempt(client) {
+            return Ok(());
         }
-        Ok(trusted)
+        self.settings.connection_rates.admit(client, now.instant)
     }
 
     /// Counts a refused connection, tells the log of it unless there were many, and gives what the client is told.
-    fn refuse_connection(&mut self, client: SocketAddr, refusal: Refusal) -> Reply {
+    pub(super) fn refuse_connection(&mut self, client: SocketAddr, refusal: Refusal) -> Reply {
         let reply = refusal.reply();
         self.metrics.refused_connections[refusal.index()] += 1;
         if self.admission.told < CONNECTIONS_TOLD {
@@ -128,6 +147,41 @@ impl Core {
             self.admission.untold += 1;
         }
         reply
+    }
+
+    /// A session that is kept waiting is woken when that is over; others are left to the sweep.
+    pub(super) fn wake_when_due(&mut self, inbound: &Inbound) {
+        if inbound.session.is_waiting() {
+            self.admission.waiting.push(Reverse((inbound.session.deadline(), inbound.state.conn)));
+        }
+    }
+
+    /// Wakes the sessions that have waited long enough.
+    pub(super) fn wake_waiting(&mut self, now: Now) {
+        while let Some(&Reverse((due, conn))) = self.admission.waiting.peek()
+            && due <= now.instant
+        {
+            self.admission.waiting.pop();
+            self.inbound_timeout(conn, now);
+        }
+    }
+
+    /// Whether one more session may be kept waiting for the answer to an error.
+    pub(super) fn keep_waiting(&mut self, state: &mut InboundState) -> bool {
+        let room = self.admission.tarpitted < self.settings.max_tarpitted;
+        if room {
+            self.admission.tarpitted += 1;
+            state.tarpitted = true;
+            self.metrics.delayed_replies += 1;
+        }
+        room
+    }
+
+    /// A session that waited for the answer to an error has it, and is read from again.
+    pub(super) fn go_on(&mut self, state: &mut InboundState) {
+        if self.admission.leave_tarpit(state) {
+            self.resume(state);
+        }
     }
 
     /// Tells the log how many connections were refused that it was not told of.
@@ -150,7 +204,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Instant, UnixTime};
+    use crate::clock::UnixTime;
     use crate::config::{Config, settings::settings};
     use crate::io::handler::{Command, Handler};
     use crate::limits::SLOW_TICKS;
@@ -163,12 +217,15 @@ mod tests {
     const PLAIN: usize = 0;
     const PROXIED: usize = 1;
     const IMPLICIT: usize = 2;
+    const SLOW: usize = 3;
 
     /// Shards of one process, and what they have reported.
     struct Shards {
         cores: Vec<Core>,
         now: Now,
         events: Vec<Event>,
+        sent: Vec<(ConnId, String)>,
+        resumed: Vec<ConnId>,
     }
 
     impl Shards {
@@ -176,7 +233,9 @@ mod tests {
             let text = format!(
                 "[[listener]]\naddress = \"127.0.0.1:25\"\ntrusted = \"10.0.0.0/8\"\n\
                  [[listener]]\naddress = \"127.0.0.1:26\"\ntrusted = \"10.0.0.0/8\"\nproxy = true\n\
-                 [[listener]]\naddress = \"127.0.0.1:465\"\ntrusted = \"10.0.0.0/8\"\ntls = \"implicit\"\n[limits]\n{limits}"
+                 [[listener]]\naddress = \"127.0.0.1:465\"\ntrusted = \"10.0.0.0/8\"\ntls = \"implicit\"\n\
+                 [[listener]]\naddress = \"127.0.0.1:27\"\ntrusted = \"10.0.0.0/8\"\ngreet_delay = \"2s\"\n\
+                 helo_checks = \"foreign\"\n[limits]\n{limits}"
             );
             let config = Config::parse(&text).unwrap_or_else(|error| panic!("{error}"));
             let settings = Arc::new(settings(&config, None));
@@ -196,14 +255,19 @@ mod tests {
                 })
             };
             let now = Now { instant: Instant::from_nanos(1_000_000_000), ..Now::default() };
-            Shards { cores: vec![core(0), core(1)], now, events: Vec::new() }
+            Shards { cores: vec![core(0), core(1)], now, events: Vec::new(), sent: Vec::new(), resumed: Vec::new() }
         }
 
         fn take_events(&mut self) {
             for core in &mut self.cores {
                 while let Some(command) = core.poll_command() {
-                    if let Command::Report(Report::Event { event, .. }) = command {
-                        self.events.push(event);
+                    match command {
+                        Command::Report(Report::Event { event, .. }) => self.events.push(event),
+                        Command::Send { conn, bytes } => {
+                            self.sent.push((conn, String::from_utf8(bytes.to_vec()).unwrap()));
+                        }
+                        Command::ResumeRead(conn) => self.resumed.push(conn),
+                        _ => {}
                     }
                 }
             }
@@ -211,7 +275,8 @@ mod tests {
 
         fn connect(&mut self, shard: usize, listener: usize, client: &str) -> (Option<ConnId>, String) {
             let (mut out, peer) = (Vec::new(), SocketAddr::new(client.parse().unwrap(), 4000));
-            let conn = self.cores[shard].accepted(listener, peer, peer, self.now, &mut out);
+            let local = SocketAddr::new([192, 0, 2, 25].into(), 25);
+            let conn = self.cores[shard].accepted(listener, peer, local, self.now, &mut out);
             self.take_events();
             (conn, String::from_utf8(out).unwrap())
         }
@@ -221,6 +286,15 @@ mod tests {
             self.cores[shard].received(conn, text.as_bytes(), self.now, &mut out);
             self.take_events();
             String::from_utf8(out).unwrap()
+        }
+
+        /// Lets so much time pass for the first shard; what it sent meanwhile.
+        fn pass(&mut self, time: Duration) -> Vec<(ConnId, String)> {
+            self.now.instant = self.now.instant.after(time);
+            let now = self.now;
+            self.cores[0].tick(now, Duration::ZERO);
+            self.take_events();
+            std::mem::take(&mut self.sent)
         }
 
         fn refused(&self) -> [u64; Refusal::NAMES.len()] {
@@ -245,7 +319,7 @@ mod tests {
         assert!(shards.connect(0, PLAIN, "192.0.2.2").1.starts_with("220 "));
         assert!(shards.connect(1, PLAIN, "192.0.2.3").1.contains("from your network"));
         assert!((0..9).all(|_| shards.connect(0, PLAIN, "10.1.2.3").0.is_some()));
-        assert_eq!(shards.refused(), [0, 0, 0, 0, 3, 1]);
+        assert_eq!(shards.refused(), [0, 0, 0, 0, 3, 1, 0]);
         shards.now.instant = shards.now.instant.after(Duration::from_secs(21));
         assert!(shards.connect(0, PLAIN, "192.0.2.1").0.is_some());
     }
@@ -276,6 +350,52 @@ mod tests {
         assert_eq!(core.admission.sessions.open_of("192.0.2.1".parse().unwrap()), 2);
         core.closed(second, crate::io::handler::CloseReason::Peer, shards.now);
         assert_eq!(core.admission.sessions.open_of("192.0.2.1".parse().unwrap()), 1);
+    }
+
+    #[test]
+    fn a_greeting_that_waits_comes_in_time_and_early_talkers_are_counted() {
+        let mut shards = Shards::new("");
+        let (early, greeting) = shards.connect(0, SLOW, "192.0.2.1");
+        assert_eq!(greeting, "");
+        assert!(shards.say(0, early.unwrap(), "EHLO x\r\n").starts_with("554 5.5.1 "));
+        assert_eq!(shards.refused()[Refusal::EarlyTalker.index()], 1);
+        let patient = shards.connect(0, SLOW, "192.0.2.1").0.unwrap();
+        assert!(shards.connect(0, SLOW, "10.0.0.1").1.starts_with("220 "), "of a trusted network");
+        let gone = shards.connect(0, SLOW, "192.0.2.1").0.unwrap();
+        let now = shards.now;
+        shards.cores[0].closed(gone, crate::io::handler::CloseReason::Peer, now);
+        assert!(shards.pass(Duration::from_millis(1990)).is_empty());
+        // The first tick behind its time greets, and no sweep of all connections is waited for.
+        let greeted = shards.pass(Duration::from_millis(20));
+        assert!(greeted.len() == 1 && greeted[0].0 == patient && greeted[0].1.starts_with("220 "), "{greeted:?}");
+        assert!(shards.say(0, patient, "EHLO [192.0.2.25]\r\n").starts_with("550 5.7.1 "), "our own address");
+        assert!(shards.say(0, patient, "EHLO [192.0.2.26]\r\n").starts_with("250-"));
+    }
+
+    #[test]
+    fn so_many_sessions_are_kept_waiting_and_no_more() {
+        let mut shards = Shards::new("tarpit_after = 1\ntarpit_delay = \"3s\"\ntarpit_sessions = 2\n");
+        let sessions: Vec<ConnId> = (0..4).map(|_| shards.connect(0, PLAIN, "192.0.2.1").0.unwrap()).collect();
+        let trusted = shards.connect(0, PLAIN, "10.0.0.1").0.unwrap();
+        assert_eq!(shards.say(0, trusted, "X\r\nX\r\nX\r\n").lines().count(), 3);
+        for (session, replies) in sessions.iter().zip([1, 1, 2, 2]) {
+            let said = shards.say(0, *session, "X\r\nX\r\n");
+            assert_eq!(said.matches("500 ").count(), replies);
+        }
+        assert_eq!(shards.say(0, sessions[0], "NOOP\r\n"), "", "it is read from later");
+        // One that goes makes room for another.
+        let now = shards.now;
+        shards.cores[0].closed(sessions[1], crate::io::handler::CloseReason::Peer, now);
+        assert_eq!(shards.say(0, sessions[2], "X\r\n"), "");
+        assert_eq!(shards.cores[0].gather_metrics().delayed_replies, 3);
+        let answered = shards.pass(Duration::from_secs(3));
+        let mut who: Vec<ConnId> = answered.iter().map(|(conn, _)| *conn).collect();
+        who.sort();
+        assert_eq!(who, [sessions[0], sessions[2]]);
+        assert!(answered.iter().all(|(_, reply)| reply.starts_with("500 ") && reply.lines().count() == 1));
+        assert_eq!(shards.resumed, [sessions[0]], "only it has input that waits");
+        assert_eq!(shards.cores[0].admission.tarpitted, 0);
+        assert_eq!(shards.say(0, sessions[0], "NOOP\r\n"), "250 2.0.0 OK\r\n");
     }
 
     #[test]

@@ -404,12 +404,12 @@ impl Handler for Core {
         &mut self,
         listener: usize,
         peer: SocketAddr,
-        _local: SocketAddr,
+        local: SocketAddr,
         now: Now,
         out: &mut Vec<u8>,
     ) -> Option<ConnId> {
         self.now = now;
-        self.inbound_accepted(listener, peer, now, out)
+        self.inbound_accepted(listener, peer, local, now, out)
     }
 
     fn connected(&mut self, _conn: ConnId, _local: SocketAddr, now: Now) {
@@ -521,6 +521,7 @@ impl Handler for Core {
         self.queue.handle_timeout(now);
         self.report_delays(now);
         self.wake_due_sites(now);
+        self.wake_waiting(now);
         self.give_room();
         self.sweep_connections(now);
         self.sweep_sites(now);

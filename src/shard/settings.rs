@@ -32,6 +32,8 @@ pub struct Settings {
     pub max_sessions_per_network: usize,
     /// How often clients and networks may connect, counted by all shards together.
     pub connection_rates: ConnectionRates,
+    /// Sessions that may be kept waiting for the answer to an error, per shard.
+    pub max_tarpitted: usize,
     /// Connections to destinations in all, per shard; beyond, sites take turns.
     pub max_outgoing: usize,
     /// Whether clients on loopback have no limits of their own.

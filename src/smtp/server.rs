@@ -17,9 +17,11 @@ use crate::smtp::replies;
 use crate::smtp::sasl::Exchange;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use crate::smtp::data::BareNewlines;
 pub use crate::smtp::extensions::SessionConfig;
+pub use crate::smtp::strangers::{Strangers, Tarpit};
 pub use crate::smtp::transaction::{MailFrom, Transactions};
 
 /// What the session needs next.
@@ -31,6 +33,8 @@ pub enum Step {
     AwaitStorage,
     /// [`Session::handle_authenticated`]; input is not taken before.
     AwaitAuthentication,
+    /// [`Session::handle_timeout`] at the deadline; input is not taken before.
+    Wait,
     /// Send the replies, run the handshake, then [`Session::handle_tls_started`].
     StartTls,
     /// The client begins with its handshake: what is not taken of the input is the start of that.
@@ -44,8 +48,12 @@ pub enum Step {
 pub(super) enum Phase {
     /// A PROXY header.
     Proxy(Box<ProxyReader>),
+    /// Nothing: the greeting waits.
+    Greeting,
     /// A command line.
     Command,
+    /// The reply to an error waits.
+    Tarpit { reply: Box<[u8]> },
     /// Content after DATA.
     Data,
     /// A chunk after BDAT.
@@ -94,12 +102,13 @@ pub struct Session {
     /// The login under way: the next line is its next answer.
     pub(super) exchange: Option<Box<Exchange>>,
     commands: u32,
-    errors: u32,
+    pub(super) errors: u32,
     transactions: u32,
     pub(super) failed_logins: u8,
     pub(super) tls: bool,
     pub(super) greeted: bool,
     pub(super) authenticated: bool,
+    pub(super) trusted: bool,
     shutting_down: bool,
 }
 
@@ -129,6 +138,7 @@ impl Session {
             tls,
             greeted: false,
             authenticated: false,
+            trusted: false,
             shutting_down: false,
         }
     }
@@ -136,8 +146,8 @@ impl Session {
     /// Greets, unless a PROXY header or a handshake must come first (RFC 5321 3.1). To be called once, before any input.
     pub fn start(&mut self, now: Instant, out: &mut Vec<u8>) {
         if matches!(self.phase, Phase::Command) {
-            self.deadline = now.after(self.config.command_timeout);
-            self.write_greeting(out);
+            self.greet(out);
+            self.arm(now);
         }
     }
 
@@ -157,7 +167,13 @@ impl Session {
             let rest = &input[done..];
             let (consumed, advanced) = match self.phase {
                 Phase::Proxy(_) => self.take_proxy(rest, now, owner, out),
+                Phase::Greeting if rest.is_empty() => return (done, Step::Read),
+                Phase::Greeting => {
+                    self.spoke_early(owner, out);
+                    (rest.len(), true)
+                }
                 Phase::Command => self.take_line(rest, now, owner, out),
+                Phase::Tarpit { .. } => return (done, Step::Wait),
                 Phase::Data => (self.take_data(rest, now, owner, out), !rest.is_empty()),
                 Phase::Chunk { .. } => (self.take_chunk(rest, now, owner, out), !rest.is_empty()),
                 Phase::StartTls { injected } => {
@@ -176,10 +192,7 @@ impl Session {
             if advanced {
                 self.close_if_due(owner, out);
             }
-            if matches!(
-                self.phase,
-                Phase::Storing | Phase::Authenticating | Phase::Closed | Phase::StartTls { .. } | Phase::Handshake
-            ) {
+            if self.step() != Step::Read || self.is_waiting() {
                 self.arm(now.instant);
             } else if done == input.len() {
                 if progress {
@@ -214,15 +227,15 @@ impl Session {
     /// The handshake is done: all that was said before is forgotten (RFC 3207 4.2) but for what counts as abuse. Greets
     /// where the handshake came first.
     pub fn handle_tls_started(&mut self, now: Instant, out: &mut Vec<u8>) {
-        if matches!(self.phase, Phase::Handshake) {
-            self.write_greeting(out);
-        }
+        let greets = matches!(self.phase, Phase::Handshake);
         self.tls = true;
         self.greeted = false;
         self.exchange = None;
         self.lines.clear();
         self.end_transaction();
-        if !matches!(self.phase, Phase::Closed) {
+        if greets {
+            self.greet(out);
+        } else if !matches!(self.phase, Phase::Closed) {
             self.phase = Phase::Command;
         }
         self.arm(now);
@@ -235,6 +248,7 @@ impl Session {
         }
         match self.phase {
             Phase::Storing | Phase::Closed => return self.step(),
+            Phase::Greeting | Phase::Tarpit { .. } => return self.end_wait(now, out),
             Phase::Authenticating => {
                 self.close(out, "4.7.0", "the login was not checked in time; connect again later");
             }
@@ -261,6 +275,7 @@ impl Session {
         if matches!(self.phase, Phase::StartTls { .. } | Phase::Handshake) {
             self.phase = Phase::Closed;
         }
+        self.cut_wait(out);
         self.close_if_over(out);
         self.step()
     }
@@ -275,7 +290,8 @@ impl Session {
 
     pub(super) fn step(&self) -> Step {
         match self.phase {
-            Phase::Proxy(_) | Phase::Command | Phase::Data | Phase::Chunk { .. } => Step::Read,
+            Phase::Proxy(_) | Phase::Greeting | Phase::Command | Phase::Data | Phase::Chunk { .. } => Step::Read,
+            Phase::Tarpit { .. } => Step::Wait,
             Phase::Storing => Step::AwaitStorage,
             Phase::Authenticating => Step::AwaitAuthentication,
             Phase::StartTls { .. } => Step::StartTls,
@@ -289,6 +305,8 @@ impl Session {
         self.deadline = match self.phase {
             Phase::Storing | Phase::Closed => Instant::MAX,
             Phase::Authenticating => now.after(AUTH_TIMEOUT),
+            Phase::Greeting => now.after(config.strangers.greet_delay),
+            Phase::Tarpit { .. } => now.after(config.strangers.tarpit.map_or(Duration::ZERO, |tarpit| tarpit.delay)),
             Phase::Data | Phase::Chunk { .. } => now.after(config.data_timeout).min(self.content_deadline),
             // Between chunks the message is still coming.
             Phase::Command if self.transaction.scanner.is_some() => {
@@ -299,11 +317,6 @@ impl Session {
                 now.after(config.command_timeout.min(HANDSHAKE_TIMEOUT))
             }
         };
-    }
-
-    fn write_greeting(&mut self, out: &mut Vec<u8>) {
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "220 {} ESMTP ready\r\n", self.config.hostname);
     }
 
     /// Ends the session with 421, which may come at any time (RFC 5321 3.8).
@@ -372,11 +385,9 @@ impl Session {
                         reply.write_to(out);
                     }
                     self.phase = Phase::Closed;
-                } else if self.tls {
-                    self.phase = Phase::Handshake;
                 } else {
-                    self.phase = Phase::Command;
-                    self.write_greeting(out);
+                    self.trusted |= owner.trusts_client();
+                    if self.tls { self.phase = Phase::Handshake } else { self.greet(out) }
                 }
                 (consumed, true)
             }
@@ -422,7 +433,7 @@ impl Session {
         };
         if let Err(reply) = result {
             self.end_exchange(owner);
-            self.refuse(&reply, out);
+            self.refuse_in_time(&reply, owner, out);
         }
         (consumed, true)
     }
@@ -436,7 +447,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<(), Reply> {
         match command {
-            Command::Hello { name, extended } => self.hello(name, extended, owner, out),
+            Command::Hello { name, extended } => return self.hello(name, extended, owner, out),
             Command::Mail(arguments) => return self.mail(arguments, now, owner, out),
             Command::Recipient(arguments) => return self.recipient(arguments, now, owner, out),
             Command::Data => return self.data(now, owner, out),
@@ -460,7 +471,14 @@ impl Session {
     }
 
     /// RFC 5321 4.1.4: it resets as RSET does.
-    fn hello<T: Transactions>(&mut self, name: &str, extended: bool, owner: &mut T, out: &mut Vec<u8>) {
+    fn hello<T: Transactions>(
+        &mut self,
+        name: &str,
+        extended: bool,
+        owner: &mut T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Reply> {
+        self.check_hello(name, owner)?;
         self.abort(owner);
         owner.hello(name, extended);
         self.greeted = true;
@@ -470,6 +488,7 @@ impl Session {
             // Writing to a Vec cannot fail.
             let _ = write!(out, "250 {}\r\n", self.config.hostname);
         }
+        Ok(())
     }
 
     fn mail<T: Transactions>(
@@ -665,6 +684,7 @@ pub(super) mod tests {
             auth_in_clear: false,
             bare_newlines: BareNewlines::Refuse,
             proxy: false,
+            strangers: Default::default(),
             max_recipients: 2,
             max_commands: 100,
             max_errors: 100,
@@ -712,7 +732,9 @@ pub(super) mod tests {
                         let result = Ok(MessageId(self.stored));
                         self.session.handle_stored(result, now.instant, &mut self.out);
                     }
-                    Step::StartTls | Step::BeginTls | Step::AwaitAuthentication | Step::Close => return step,
+                    Step::StartTls | Step::BeginTls | Step::AwaitAuthentication | Step::Wait | Step::Close => {
+                        return step;
+                    }
                 }
                 if rest.is_empty() {
                     return self.session.step();

@@ -78,6 +78,7 @@ impl OwnPeer {
             auth_in_clear: false,
             bare_newlines: BareNewlines::Refuse,
             proxy: false,
+            strangers: Default::default(),
             max_recipients: 100,
             max_commands: 1_000,
             max_errors: 100,
