@@ -6,6 +6,8 @@
 //! its tests print a line that begins with `SKIPPED:` and names the package; with `RINGPOST_CLIENTS_STRICT=1`, as
 //! bin/test sets it, they fail instead.
 
+#[path = "clients/attacks.rs"]
+mod attacks;
 #[path = "clients/auth.rs"]
 mod auth;
 #[path = "clients/bodies.rs"]
@@ -28,12 +30,16 @@ mod postfix;
 mod programs;
 #[path = "clients/relay.rs"]
 mod relay;
+#[path = "clients/secrets.rs"]
+mod secrets;
 #[path = "clients/senders.rs"]
 mod senders;
 #[path = "clients/sink.rs"]
 mod sink;
 #[path = "clients/smtplib.rs"]
 mod smtplib;
+#[path = "clients/talk.rs"]
+mod talk;
 #[path = "clients/tls.rs"]
 mod tls;
 #[path = "clients/with_postfix.rs"]

@@ -1,6 +1,7 @@
 //! The figures in Prometheus' text format, version 0.0.4. Names keep to its conventions: base units (seconds, bytes),
 //! `_total` for counters. docs/OPERATIONS.md may rely on them; a name that is out does not change any more.
 
+use super::identities::hashes_computed;
 use crate::metrics::{ShardMetrics, Times};
 use crate::policy::admission::Refusal;
 use std::fmt::Write;
@@ -55,10 +56,12 @@ pub struct ProcessFigures {
     pub dns_failures: u64,
     /// Messages that the sandbox took.
     pub sandbox_taken: u64,
+    /// Password hashes computed to check logins.
+    pub password_hashes: u64,
 }
 
 impl ProcessFigures {
-    /// With memory and descriptors as /proc tells them; 0 where it does not.
+    /// With memory and descriptors as /proc tells them, 0 where it does not, and the hashes computed by this process.
     pub fn measure(self) -> ProcessFigures {
         let resident_kib = std::fs::read_to_string("/proc/self/status")
             .ok()
@@ -70,7 +73,8 @@ impl ProcessFigures {
         // One of the entries is the directory that is being read.
         let open_fds =
             std::fs::read_dir("/proc/self/fd").map_or(0, |entries| (entries.count() as u64).saturating_sub(1));
-        ProcessFigures { resident_octets: resident_kib * 1024, open_fds, ..self }
+        let password_hashes = hashes_computed();
+        ProcessFigures { resident_octets: resident_kib * 1024, open_fds, password_hashes, ..self }
     }
 }
 
@@ -211,6 +215,12 @@ fn process_figures(text: &mut String, process: &ProcessFigures) {
         ("ringpost_shards", "gauge", "Shards that run", process.shards),
         ("ringpost_dns_lookups_total", "counter", "DNS lookups done", process.dns_lookups),
         ("ringpost_dns_failures_total", "counter", "DNS lookups that failed for now", process.dns_failures),
+        (
+            "ringpost_password_hashes_total",
+            "counter",
+            "Password hashes computed to check logins",
+            process.password_hashes,
+        ),
         ("ringpost_sandbox_messages_total", "counter", "Messages that the sandbox took", process.sandbox_taken),
     ] {
         single(text, name, kind, help, value);
