@@ -8,7 +8,7 @@ use crate::limits::{
     ADDRESS_OCTETS_MAX, DOMAIN_NAME_OCTETS_MAX, DOMAIN_OCTETS_MAX, LABEL_OCTETS_MAX, LOCAL_PART_OCTETS_MAX,
 };
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A mail address as it was written: local part, `@`, domain or address literal.
 ///
@@ -127,6 +127,14 @@ pub fn check_domain_or_literal(text: &str) -> Result<(), AddressError> {
         return literal(text).map(|_| ());
     }
     if text.is_ascii() { check_domain_name(text.as_bytes()) } else { to_a_labels(text).map(|_| ()) }
+}
+
+/// The address of an address literal; none for anything else.
+pub fn literal_address(text: &str) -> Option<IpAddr> {
+    match literal(text).ok()? {
+        Literal::V4(address) => Some(address.into()),
+        Literal::V6(address) => Some(address.into()),
+    }
 }
 
 /// A checked domain or literal in the form of [`Address::routing_domain`].

@@ -238,6 +238,25 @@ const _: () = assert!(RETRY_WAIT_MIN.as_millis() < RETRY_ROUNDING_FROM.as_millis
 
 /// IPv6 clients are counted by their network of this length: an end site holds at least so much (RFC 6177).
 pub const CLIENT_IPV6_PREFIX: u8 = 64;
+/// A network of IPv4 clients has this length: the smallest that is announced to others.
+pub const NETWORK_IPV4_PREFIX: u8 = 24;
+/// A network of IPv6 clients has this length: the largest that a site is usually given (RFC 6177), so that nobody is many
+/// networks.
+pub const NETWORK_IPV6_PREFIX: u8 = 48;
+/// Clients, and as many networks, whose connections of late are known, over all shards: 8 octets each.
+pub const CONNECTION_RATE_PLACES: usize = 1 << 16;
+/// The shortest and the longest time after which a client that connects too often is told to come again.
+pub const CONNECTION_WAIT_TOLD_MIN: Duration = Duration::from_secs(1);
+/// See above.
+pub const CONNECTION_WAIT_TOLD_MAX: Duration = Duration::from_secs(3600);
+/// Lines of the log about refused connections, for each shard within [`CONNECTIONS_TOLD_TICKS`]; the others are summed up in
+/// one more.
+pub const CONNECTIONS_TOLD: u32 = 20;
+/// How long that is, in ticks; a multiple of [`SLOW_TICKS`].
+pub const CONNECTIONS_TOLD_TICKS: u64 = 10 * SLOW_TICKS;
+
+const _: () = assert!(CLIENT_IPV6_PREFIX >= NETWORK_IPV6_PREFIX && NETWORK_IPV6_PREFIX <= 48, "see the keys");
+const _: () = assert!(NETWORK_IPV4_PREFIX >= 1 && NETWORK_IPV4_PREFIX <= 32);
 // ---- smtp: client ----
 
 /// Octets of a streamed content asked of the owner at a time. One such piece is being written to the socket while
@@ -273,8 +292,8 @@ pub const DSN_DIAGNOSTIC_OCTETS_MAX: usize = 2 * 1024;
 
 const _: () = assert!(DSN_RETURNED_HEADERS_OCTETS_MAX <= DSN_HEAD as usize);
 const _: () = assert!(DSN_RETURNED_OCTETS_MAX <= DSN_HEAD as usize, "what is returned was read");
-/// Sessions of one shard, at most, whatever the configuration says: the table that counts them by client has twice
-/// as many places of 16 octets.
+/// Sessions of one shard, at most, whatever the configuration says: the table that counts them by client and network has four
+/// times as many places of 16 octets.
 pub const SESSIONS_MAX: usize = 1 << 20;
 
 const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");

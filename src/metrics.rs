@@ -4,6 +4,7 @@
 //! ([`AdminRequest::Metrics`](crate::shard::message::AdminRequest)). Names and text form for Prometheus are in
 //! src/control/metrics_text.rs. Nothing here can fail: counters wrap after centuries, histograms saturate.
 
+use crate::policy::admission::Refusal;
 use foldhash::HashMap;
 use hdrhistogram::Histogram;
 
@@ -119,6 +120,8 @@ pub struct ShardMetrics {
     pub shard: u8,
     /// Incoming sessions begun.
     pub sessions_total: u64,
+    /// Of these, those that were refused, by [`Refusal::index`].
+    pub refused_connections: [u64; Refusal::NAMES.len()],
     /// Incoming sessions open now.
     pub sessions_open: u64,
     /// Messages made durable and acknowledged.
@@ -133,6 +136,8 @@ pub struct ShardMetrics {
     pub logins: u64,
     /// Logins that failed.
     pub failed_logins: u64,
+    /// Errors of strangers that were answered later.
+    pub delayed_replies: u64,
     /// Messages signed.
     pub signed: u64,
     /// Messages that content filters let in.
@@ -217,6 +222,7 @@ impl ShardMetrics {
         let ShardMetrics {
             shard: _,
             sessions_total,
+            refused_connections,
             sessions_open,
             messages_received,
             bytes_received,
@@ -224,6 +230,7 @@ impl ShardMetrics {
             rejected,
             logins,
             failed_logins,
+            delayed_replies,
             signed,
             filtered_passed,
             filtered_rejected,
@@ -261,6 +268,9 @@ impl ShardMetrics {
             loop_lag_us,
         } = other;
         self.sessions_total += sessions_total;
+        for (sum, refused) in self.refused_connections.iter_mut().zip(refused_connections) {
+            *sum += refused;
+        }
         self.sessions_open += sessions_open;
         self.messages_received += messages_received;
         self.bytes_received += bytes_received;
@@ -268,6 +278,7 @@ impl ShardMetrics {
         self.rejected += rejected;
         self.logins += logins;
         self.failed_logins += failed_logins;
+        self.delayed_replies += delayed_replies;
         self.signed += signed;
         self.filtered_passed += filtered_passed;
         self.filtered_rejected += filtered_rejected;
@@ -323,15 +334,18 @@ mod tests {
         let mut first = ShardMetrics::new(0);
         first.delivered = 3;
         first.queue.ready = 2;
+        first.refused_connections[2] = 5;
         first.queue_by_site = vec![("a".into(), 1)];
         first.commit_us.saturating_record(500);
         let mut second = ShardMetrics::new(1);
         second.delivered = 4;
         second.queue.held = 5;
+        second.refused_connections[2] = 6;
         second.queue_by_site = vec![("b".into(), 7), ("a".into(), 2)];
         second.commit_us.saturating_record(2_000_000);
         first.merge(&second);
         assert_eq!((first.shard, first.delivered), (0, 7));
+        assert_eq!(first.refused_connections[..4], [0, 0, 11, 0]);
         assert_eq!(first.queue.recipients(), 7);
         assert_eq!(first.queue_by_site, vec![("a".into(), 3), ("b".into(), 7)]);
         assert_eq!(first.commit_us.len(), 2);

@@ -6,6 +6,8 @@
 //! its tests print a line that begins with `SKIPPED:` and names the package; with `RINGPOST_CLIENTS_STRICT=1`, as
 //! bin/test sets it, they fail instead.
 
+#[path = "clients/attacks.rs"]
+mod attacks;
 #[path = "clients/auth.rs"]
 mod auth;
 #[path = "clients/bodies.rs"]
@@ -20,10 +22,10 @@ mod direct;
 mod dns;
 #[path = "clients/domains.rs"]
 mod domains;
-#[path = "clients/filters.rs"]
-mod filters;
 #[path = "clients/external.rs"]
 mod external;
+#[path = "clients/filters.rs"]
+mod filters;
 #[path = "clients/oauth.rs"]
 mod oauth;
 #[path = "clients/operator.rs"]
@@ -36,12 +38,16 @@ mod programs;
 mod relay;
 #[path = "clients/rspamd.rs"]
 mod rspamd;
+#[path = "clients/secrets.rs"]
+mod secrets;
 #[path = "clients/senders.rs"]
 mod senders;
 #[path = "clients/sink.rs"]
 mod sink;
 #[path = "clients/smtplib.rs"]
 mod smtplib;
+#[path = "clients/talk.rs"]
+mod talk;
 #[path = "clients/tls.rs"]
 mod tls;
 #[path = "clients/with_postfix.rs"]

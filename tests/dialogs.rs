@@ -43,8 +43,9 @@ impl Owner {
 }
 
 impl Transactions for Owner {
-    fn proxied(&mut self, client: SocketAddr) {
+    fn proxied(&mut self, client: SocketAddr, _now: Now) -> Result<(), Reply> {
         self.calls.push(format!("proxied {client}"));
+        Ok(())
     }
 
     fn hello(&mut self, name: &str, extended: bool) {
@@ -113,6 +114,7 @@ fn config() -> SessionConfig {
         auth_in_clear: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
+        strangers: Default::default(),
         max_recipients: 100,
         max_commands: 1000,
         max_errors: 20,

@@ -24,7 +24,9 @@ struct Willing {
 }
 
 impl Transactions for Willing {
-    fn proxied(&mut self, _client: SocketAddr) {}
+    fn proxied(&mut self, _client: SocketAddr, _now: Now) -> Result<(), Reply> {
+        Ok(())
+    }
     fn hello(&mut self, name: &str, _extended: bool) {
         black_box(name);
     }

@@ -78,6 +78,7 @@ pub fn session_config() -> SessionConfig {
         auth_in_clear: false,
         bare_newlines: BareNewlines::Refuse,
         proxy: false,
+        strangers: Default::default(),
         max_recipients: 1000,
         max_commands: u32::MAX,
         max_errors: u32::MAX,

@@ -47,9 +47,10 @@ impl Owner {
 }
 
 impl Transactions for Owner {
-    fn proxied(&mut self, client: SocketAddr) {
+    fn proxied(&mut self, client: SocketAddr, _now: Now) -> Result<(), Reply> {
         assert!(self.calls.is_empty());
         self.calls.push(format!("proxied {client}"));
+        Ok(())
     }
 
     fn hello(&mut self, name: &str, extended: bool) {
@@ -219,6 +220,7 @@ fuzz_target!(|input: &[u8]| {
         auth_in_clear: false,
         bare_newlines: if bit(0) { BareNewlines::Convert } else { BareNewlines::Refuse },
         proxy: bit(1),
+        strangers: Default::default(),
         max_recipients: 2,
         max_commands: 200,
         max_errors: if bit(2) { 3 } else { 200 },

@@ -65,6 +65,9 @@ fn span_of(text: &str, path: &str) -> Option<std::ops::Range<usize>> {
 /// Longer, a shard with little work would hardly ever sleep.
 const BUSY_POLL_MAX: Duration = Duration::from_millis(100);
 
+/// Rates above one connection in this time are no limit to speak of.
+const CONNECTION_SPACING_MIN: Duration = Duration::from_millis(1);
+
 /// Checks everything.
 pub fn check(config: &Config) -> Result<(), Problem> {
     check_top(config)?;
@@ -183,6 +186,9 @@ fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Re
             "no password is taken in the clear",
             "add tls = \"starttls\" or tls = \"implicit\"",
         ));
+    }
+    if let Some(delay) = listener.greet_delay {
+        at_most_a_minute(delay, &at("greet_delay"))?;
     }
     if listener.auth_in_clear {
         let bound = listener.address.iter().all(|address| address.ip().to_canonical().is_loopback());
@@ -360,6 +366,16 @@ fn at_least_a_second(time: Duration, path: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Clients wait five minutes for a greeting or a reply (RFC 5321 4.5.3.2), their users less.
+const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
+
+fn at_most_a_minute(time: Duration, path: &str) -> Result<(), Problem> {
+    if time > CLIENT_WAIT_MAX {
+        return Err(Problem::new(path, "longer than a minute", "good clients may wait for it, too: some seconds do"));
+    }
+    Ok(())
+}
+
 fn check_retry(config: &Config) -> Result<(), Problem> {
     let retry = &config.retry;
     let shown = text::format_duration;
@@ -407,6 +423,7 @@ fn check_limits(config: &Config) -> Result<(), Problem> {
     for (key, value) in [
         ("sessions", limits.sessions),
         ("sessions_per_client", limits.sessions_per_client),
+        ("sessions_per_network", limits.sessions_per_network),
         ("outgoing", limits.outgoing),
         ("commands", limits.commands as usize),
         ("errors", limits.errors as usize),
@@ -421,6 +438,19 @@ fn check_limits(config: &Config) -> Result<(), Problem> {
             ));
         }
     }
+    for (key, rate) in [
+        ("connections_per_client", limits.connections_per_client),
+        ("connections_per_network", limits.connections_per_network),
+    ] {
+        if rate.is_some_and(|rate| rate.period < CONNECTION_SPACING_MIN * rate.count) {
+            return Err(Problem::new(
+                format!("limits.{key}"),
+                "more than a thousand connections in a second",
+                "so many are not told apart from no limit: write \"unlimited\"",
+            ));
+        }
+    }
+    at_most_a_minute(limits.tarpit_delay, "limits.tarpit_delay")?;
     for (key, time) in [
         ("limits.command_timeout", limits.command_timeout),
         ("limits.data_timeout", limits.data_timeout),

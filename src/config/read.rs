@@ -102,6 +102,26 @@ impl FromText for Mechanism {
     }
 }
 
+/// What a name of HELO or EHLO must be.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum HelloCheck {
+    /// A name of several labels, or an address literal.
+    Qualified,
+    /// Not our own.
+    Foreign,
+}
+
+impl FromText for HelloCheck {
+    const EXPECTED: &'static str = "a check of names, \"qualified\" or \"foreign\"";
+    fn from_text(text: &str) -> Result<HelloCheck, String> {
+        match text {
+            "qualified" => Ok(HelloCheck::Qualified),
+            "foreign" => Ok(HelloCheck::Foreign),
+            _ => Err(format!("`{text}`: expected {}", HelloCheck::EXPECTED)),
+        }
+    }
+}
+
 impl FromText for String {
     const EXPECTED: &'static str = "a text";
     fn from_text(text: &str) -> Result<String, String> {
@@ -170,6 +190,28 @@ impl FromText for Rate {
     fn from_text(text: &str) -> Result<Rate, String> {
         text::parse_rate(text)
     }
+}
+
+/// How often somebody may connect, or "unlimited".
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct MaybeRate(pub Option<Rate>);
+
+impl FromText for MaybeRate {
+    const EXPECTED: &'static str = "a rate, as in \"600/1m\", or \"unlimited\"";
+    fn from_text(text: &str) -> Result<MaybeRate, String> {
+        if text == "unlimited" {
+            return Ok(MaybeRate(None));
+        }
+        let rate = text::parse_rate(text)?;
+        // Clients do not come evenly: the whole count may come at once unless something else is said.
+        let burst = if text.contains("burst") { rate.burst } else { rate.count };
+        Ok(MaybeRate(Some(Rate { burst, ..rate })))
+    }
+}
+
+/// How often somebody may connect, or "unlimited", as an option.
+pub fn connection_rate<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Rate>, D::Error> {
+    one::<D, MaybeRate>(reader).map(|value| value.0)
 }
 
 impl FromText for SocketAddr {

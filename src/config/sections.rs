@@ -1,7 +1,7 @@
 //! The sections of the configuration file as types: each key, its unit and its default. docs/CONFIGURATION.md says
 //! the same for operators, and a test compares the keys. What keys mean together is checked in check.rs.
 
-use super::read::{self, DomainRule, NameServer};
+use super::read::{self, DomainRule, HelloCheck, NameServer};
 use crate::control::log::{LogFormat, LogLevel};
 use crate::shard::settings::{NextHop, Rate};
 use crate::smtp::client::TlsUse;
@@ -136,6 +136,12 @@ pub struct ListenerSection {
     /// Who may relay here.
     #[serde(default, deserialize_with = "read::some_many")]
     pub trusted: Option<Vec<IpNet>>,
+    /// How long strangers wait for the greeting, if they do.
+    #[serde(default, deserialize_with = "read::some")]
+    pub greet_delay: Option<Duration>,
+    /// What the names that strangers give with HELO and EHLO must be.
+    #[serde(default, deserialize_with = "read::many")]
+    pub helo_checks: Vec<HelloCheck>,
     /// Whether clients log in here, under TLS. By default they do on submission and do not on relay listeners.
     #[serde(default)]
     pub auth: Option<bool>,
@@ -174,6 +180,8 @@ impl ListenerSection {
             proxy: false,
             bare_newlines: None,
             trusted: None,
+            greet_delay: None,
+            helo_checks: Vec::new(),
             auth: None,
             auth_mechanisms: None,
             auth_in_clear: false,
@@ -437,6 +445,14 @@ pub struct LimitsSection {
     pub sessions: usize,
     /// Sessions of one client address (IPv6: of one /64), for each shard.
     pub sessions_per_client: usize,
+    /// Sessions of the clients of one network (IPv4 /24, IPv6 /48), for each shard.
+    pub sessions_per_network: usize,
+    /// How often one client may connect, over all shards.
+    #[serde(deserialize_with = "read::connection_rate")]
+    pub connections_per_client: Option<Rate>,
+    /// How often the clients of one network may connect, over all shards.
+    #[serde(deserialize_with = "read::connection_rate")]
+    pub connections_per_network: Option<Rate>,
     /// Connections to destinations, for each shard.
     pub outgoing: usize,
     /// Whether clients on loopback have no limit of their own.
@@ -445,6 +461,13 @@ pub struct LimitsSection {
     pub commands: u32,
     /// Errors in one session.
     pub errors: u32,
+    /// Errors in one session after which a stranger's further ones are answered later, if they are.
+    pub tarpit_after: Option<u32>,
+    /// By how much.
+    #[serde(deserialize_with = "read::one")]
+    pub tarpit_delay: Duration,
+    /// Sessions that may wait so, for each shard.
+    pub tarpit_sessions: usize,
     /// Transactions in one session.
     pub transactions: u32,
     /// How long a client may take for a command.
@@ -468,10 +491,16 @@ impl Default for LimitsSection {
             recipients: 1_000,
             sessions: 10_000,
             sessions_per_client: 50,
+            sessions_per_network: 500,
+            connections_per_client: Some(Rate { count: 3_000, period: minutes(1), burst: 1_000 }),
+            connections_per_network: Some(Rate { count: 12_000, period: minutes(1), burst: 4_000 }),
             outgoing: 10_000,
             loopback_exempt: false,
             commands: 1_000_000,
             errors: 20,
+            tarpit_after: None,
+            tarpit_delay: Duration::from_secs(5),
+            tarpit_sessions: 100,
             transactions: 100_000,
             command_timeout: minutes(5),
             data_timeout: minutes(3),

@@ -2,14 +2,17 @@
 
 use super::Config;
 use super::filter::filters_of;
-use super::read::DomainRule;
+use super::read::{DomainRule, HelloCheck};
 use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
+use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
-use crate::shard::settings::{DomainPattern, HostSpec, ListenerSettings, NextHop, Route, Settings, SiteLimits, Target};
+use crate::shard::settings::{
+    DomainPattern, HostSpec, ListenerSettings, NextHop, Rate, Route, Settings, SiteLimits, Target,
+};
 use crate::smtp::client::{ClientConfig, ClientTimeouts};
 use crate::smtp::sasl::{Mechanism, Mechanisms};
-use crate::smtp::server::{BareNewlines, SessionConfig};
+use crate::smtp::server::{BareNewlines, SessionConfig, Strangers, Tarpit};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -83,6 +86,12 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
         max_received_headers: limits.received_headers,
         max_sessions: limits.sessions,
         max_sessions_per_client: limits.sessions_per_client,
+        max_sessions_per_network: limits.sessions_per_network,
+        connection_rates: ConnectionRates::new(
+            limits.connections_per_client.map(connection_rate),
+            limits.connections_per_network.map(connection_rate),
+        ),
+        max_tarpitted: limits.tarpit_sessions,
         max_outgoing: limits.outgoing,
         lift_loopback_limits: limits.loopback_exempt,
         content_memory: usize_of(config.spool.content_memory),
@@ -93,6 +102,10 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
         spare_segments: config.spool.spares,
         hostname,
     }
+}
+
+fn connection_rate(rate: Rate) -> ConnectionRate {
+    ConnectionRate { every: rate.period / rate.count.max(1), burst: rate.burst }
 }
 
 fn usize_of(octets: u64) -> usize {
@@ -130,6 +143,12 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
             None => BareNewlines::Refuse,
         },
         proxy: section.proxy,
+        strangers: Strangers {
+            greet_delay: section.greet_delay.unwrap_or_default(),
+            qualified_hello: section.helo_checks.contains(&HelloCheck::Qualified),
+            foreign_hello: section.helo_checks.contains(&HelloCheck::Foreign),
+            tarpit: limits.tarpit_after.map(|after| Tarpit { after, delay: limits.tarpit_delay }),
+        },
         max_recipients: section.recipients.unwrap_or(limits.recipients),
         max_commands: limits.commands,
         max_errors: limits.errors,

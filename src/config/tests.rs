@@ -2,6 +2,7 @@
 //! with the parser.
 
 use super::*;
+use crate::smtp::server::{Strangers, Tarpit};
 
 /// A text, and what its error must say: line, column, a part of the message, a part of the hint.
 struct Wrong(&'static str, usize, usize, &'static str, &'static str);
@@ -28,11 +29,13 @@ fn mistakes_are_told_with_their_place_and_a_hint() {
         Wrong("[retry]\nfirst = \"20 minutes\"\n", 2, 9, "is not a duration", ""),
         Wrong("[limits]\nmessage_size = \"big\"\n", 2, 16, "is not a size", ""),
         Wrong("[[route]]\nrate = \"100\"\n", 2, 8, "is not a rate", ""),
+        Wrong("[limits]\nconnections_per_client = 100\n", 2, 26, "a rate, as in \"600/1m\", or \"unlimited\"", ""),
         Wrong("[[route]]\nnext_hops = [\"a.test:25\", \"b.test:0\"]\n", 2, 27, "no port 0", ""),
         Wrong("[[route]]\ndomains = \"a..b\"\n", 2, 11, "expected a domain", ""),
         Wrong("[[listener]]\naddress = \"25\"\n", 2, 11, "an address with a port", ""),
         Wrong("[[listener]]\naddress = [\"127.0.0.1:25\", \"x\"]\n", 2, 28, "an address with a port", ""),
         Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\ntrusted = \"10.0.0.0/40\"\n", 3, 11, "a network", ""),
+        Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\nhelo_checks = \"ptr\"\n", 3, 15, "a check of names", ""),
         Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\nkind = \"relai\"\n", 3, 8, "unknown variant `relai`", ""),
         Wrong("[[listener]]\ntls = \"none\"\n", 1, 1, "missing field `address`", ""),
         Wrong("[dns]\nservers = \"ns.test\"\n", 2, 11, "a name server's address", ""),
@@ -141,6 +144,10 @@ fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
         Wrong("[limits]\nmessage_size = \"1KB\"\n", 2, 16, "1KB cannot be used", "64KiB"),
         Wrong("busy_poll = \"1s\"\n", 1, 13, "keep a core busy", "100ms"),
         Wrong("[limits]\nsessions = 0\n", 2, 12, "0 would refuse everything", ""),
+        Wrong("[limits]\ntarpit_delay = \"2m\"\n", 2, 16, "longer than a minute", "some seconds"),
+        Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\ngreet_delay = \"2m\"\n", 3, 15, "longer than a minute", ""),
+        Wrong("[limits]\nsessions_per_network = 0\n", 2, 24, "0 would refuse everything", ""),
+        Wrong("[limits]\nconnections_per_client = \"90000/1m\"\n", 2, 26, "more than a thousand", "unlimited"),
         Wrong("[admin]\nmetrics = \"0.0.0.0:9525\"\n", 2, 11, "can be reached from elsewhere", "proxy"),
         Wrong("[dns]\nattempts = 0\n", 1, 1, "out of bounds", "1 to 10"),
         Wrong("[oauth]\nissuers = \"i\"\n", 1, 1, "oauth.audiences: is needed", "made for others"),
@@ -226,6 +233,8 @@ fn every_key_can_be_set() {
         trusted = ["192.0.2.0/24", "2001:db8::1"]
         client_certificates = "request"
         client_authorities = "clients.pem"
+        greet_delay = "2s"
+        helo_checks = ["qualified", "foreign"]
         message_size = "10MB"
         recipients = 500
         [tls]
@@ -267,9 +276,15 @@ fn every_key_can_be_set() {
         recipients = 200
         sessions = 1
         sessions_per_client = 1
+        sessions_per_network = 2
+        connections_per_client = "60/1m"
+        connections_per_network = "unlimited"
         loopback_exempt = true
         commands = 10
         errors = 3
+        tarpit_after = 2
+        tarpit_delay = "3s"
+        tarpit_sessions = 7
         transactions = 7
         command_timeout = "1m"
         data_timeout = "1m"
@@ -306,6 +321,13 @@ fn every_key_can_be_set() {
     assert_eq!(settings.listeners[0].session.max_recipients, 500);
     assert!(settings.listeners[0].relay.may_relay([192, 0, 2, 77].into(), false, false).is_ok());
     assert!(settings.listeners[0].relay.may_relay([127, 0, 0, 1].into(), false, false).is_err());
+    let seconds = std::time::Duration::from_secs;
+    let tarpit = Some(Tarpit { after: 2, delay: seconds(3) });
+    let strangers = Strangers { greet_delay: seconds(2), qualified_hello: true, foreign_hello: true, tarpit };
+    assert_eq!((&settings.listeners[0].session.strangers, settings.max_tarpitted), (&strangers, 7));
+    assert_eq!(settings.max_sessions_per_network, 2);
+    let connect = || settings.connection_rates.admit([192, 0, 2, 77].into(), crate::clock::Instant::ZERO);
+    assert_eq!((0..100).filter(|_| connect().is_ok()).count(), 60, "the whole count may come at once");
     assert_eq!(settings.routes.len(), 2);
     assert_eq!(settings.routes[1].target, crate::shard::settings::Target::Mx { port: 2525 });
     assert_eq!(settings.schedule.delay_warning, None);
@@ -327,6 +349,7 @@ fn the_defaults_are_those_of_the_issue() {
     let relay = &settings.listeners[0];
     assert!(relay.session.bare_newlines == crate::smtp::server::BareNewlines::Refuse && !relay.submission);
     assert!(relay.session.starttls && !settings.lift_loopback_limits);
+    assert_eq!(relay.session.strangers, Strangers::default());
 }
 
 /// The keys that a section knows, as its error lists them.

@@ -2,7 +2,9 @@
 //! `_total` for counters. docs/OPERATIONS.md may rely on them; a name that is out does not change any more.
 
 use super::certificates::CertificateFigures;
+use super::identities::hashes_computed;
 use crate::metrics::{ShardMetrics, Times};
+use crate::policy::admission::Refusal;
 use std::fmt::Write;
 
 /// The media type of the answer.
@@ -55,10 +57,12 @@ pub struct ProcessFigures {
     pub dns_failures: u64,
     /// Messages that the sandbox took.
     pub sandbox_taken: u64,
+    /// Password hashes computed to check logins.
+    pub password_hashes: u64,
 }
 
 impl ProcessFigures {
-    /// With memory and descriptors as /proc tells them; 0 where it does not.
+    /// With memory and descriptors as /proc tells them, 0 where it does not, and the hashes computed by this process.
     pub fn measure(self) -> ProcessFigures {
         let resident_kib = std::fs::read_to_string("/proc/self/status")
             .ok()
@@ -70,7 +74,8 @@ impl ProcessFigures {
         // One of the entries is the directory that is being read.
         let open_fds =
             std::fs::read_dir("/proc/self/fd").map_or(0, |entries| (entries.count() as u64).saturating_sub(1));
-        ProcessFigures { resident_octets: resident_kib * 1024, open_fds, ..self }
+        let password_hashes = hashes_computed();
+        ProcessFigures { resident_octets: resident_kib * 1024, open_fds, password_hashes, ..self }
     }
 }
 
@@ -112,6 +117,7 @@ fn counters(text: &mut String, total: &ShardMetrics) {
         ("rejected_total", "Commands and messages refused", total.rejected),
         ("logins_total", "Logins that succeeded", total.logins),
         ("failed_logins_total", "Logins that failed", total.failed_logins),
+        ("delayed_replies_total", "Errors of strangers that were answered later", total.delayed_replies),
         ("signed_messages_total", "Messages that were signed with DKIM", total.signed),
         ("filter_failures_total", "Times that a content filter gave no answer", total.filter_failures),
         ("deferrals_total", "Attempts that ended in a deferral, by recipient", total.deferred),
@@ -127,6 +133,10 @@ fn counters(text: &mut String, total: &ShardMetrics) {
         ("dropped_events_total", "Events lost because the control thread was behind", total.dropped_events),
     ] {
         single(text, &format!("ringpost_{name}"), "counter", help, value);
+    }
+    header(text, "ringpost_refused_connections_total", "counter", "Connections refused, by reason");
+    for (reason, value) in Refusal::NAMES.iter().zip(total.refused_connections) {
+        let _ = writeln!(text, "ringpost_refused_connections_total{{reason=\"{reason}\"}} {value}");
     }
     header(text, "ringpost_recipients_done_total", "counter", "Recipients that are done, by disposition");
     for (disposition, value) in outcomes {
@@ -217,6 +227,12 @@ fn process_figures(text: &mut String, process: &ProcessFigures) {
         ("ringpost_shards", "gauge", "Shards that run", process.shards),
         ("ringpost_dns_lookups_total", "counter", "DNS lookups done", process.dns_lookups),
         ("ringpost_dns_failures_total", "counter", "DNS lookups that failed for now", process.dns_failures),
+        (
+            "ringpost_password_hashes_total",
+            "counter",
+            "Password hashes computed to check logins",
+            process.password_hashes,
+        ),
         ("ringpost_sandbox_messages_total", "counter", "Messages that the sandbox took", process.sandbox_taken),
     ] {
         single(text, name, kind, help, value);

@@ -222,6 +222,7 @@ fn session_config(hostname: Box<str>) -> SessionConfig {
         auth_in_clear: false,
         bare_newlines: BareNewlines::Convert,
         proxy: false,
+        strangers: Default::default(),
         max_recipients: 10_000,
         max_commands: u32::MAX,
         max_errors: 1_000,
@@ -273,8 +274,9 @@ impl Intake {
 }
 
 impl Transactions for Intake {
-    fn proxied(&mut self, client: SocketAddr) {
+    fn proxied(&mut self, client: SocketAddr, _now: Now) -> Result<(), Reply> {
         self.peer = client;
+        Ok(())
     }
 
     fn hello(&mut self, name: &str, _extended: bool) {

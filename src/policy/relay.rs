@@ -54,6 +54,12 @@ impl RelayPolicy {
         &self.trusted
     }
 
+    /// Whether this client is of a trusted network.
+    pub fn trusts(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&client))
+    }
+
     /// Decides for a client. An IPv4 client on an IPv6 socket (`::ffff:192.0.2.1`) counts as what it is.
     pub fn decide(&self, client: IpAddr, tls: bool, authenticated: bool) -> RelayDecision {
         if self.tls_needed && !tls {

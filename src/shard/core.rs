@@ -14,8 +14,8 @@ use crate::metrics::{QueueDepth, ShardMetrics};
 use crate::policy::identity::Directory;
 use crate::policy::logins::Logins;
 use crate::policy::scram::ScramSource;
-use crate::policy::session_limits::SessionLimits;
 use crate::queue::{Queue, QueueConfig, SiteId};
+use crate::shard::admission::Admission;
 use crate::shard::connections::{Conn, Connections};
 use crate::shard::egress;
 use crate::shard::filtering::Filtering;
@@ -80,7 +80,7 @@ pub struct Core {
     pub(super) now: Now,
     pub(super) commands: VecDeque<Command<ToShard, Report>>,
     pub(super) connections: Connections,
-    pub(super) session_limits: SessionLimits,
+    pub(super) admission: Admission,
     pub(super) log: Log,
     pub(super) queue: Queue,
     pub(super) router: Router,
@@ -173,11 +173,7 @@ impl Core {
             now: Now::default(),
             commands: VecDeque::new(),
             connections: Connections::default(),
-            session_limits: SessionLimits::new(
-                settings.max_sessions,
-                settings.max_sessions_per_client,
-                settings.lift_loopback_limits,
-            ),
+            admission: Admission::new(&settings),
             log,
             queue,
             router: Router::default(),
@@ -326,6 +322,7 @@ impl Core {
         self.append_unsent_notifications(now);
         self.retry_reports();
         self.tell_drops();
+        self.tell_refused_connections();
     }
 
     /// Tells the log that lines of it are missing, not more often than it can be read.
@@ -410,12 +407,12 @@ impl Handler for Core {
         &mut self,
         listener: usize,
         peer: SocketAddr,
-        _local: SocketAddr,
+        local: SocketAddr,
         now: Now,
         out: &mut Vec<u8>,
     ) -> Option<ConnId> {
         self.now = now;
-        self.inbound_accepted(listener, peer, now, out)
+        self.inbound_accepted(listener, peer, local, now, out)
     }
 
     fn connected(&mut self, _conn: ConnId, _local: SocketAddr, now: Now) {
@@ -528,6 +525,7 @@ impl Handler for Core {
         self.queue.handle_timeout(now);
         self.report_delays(now);
         self.wake_due_sites(now);
+        self.wake_waiting(now);
         self.give_room();
         self.sweep_connections(now);
         self.sweep_sites(now);

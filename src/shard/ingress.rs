@@ -10,6 +10,7 @@ use crate::event::Event;
 use crate::id::MessageId;
 use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
 use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
+use crate::policy::admission::Refusal;
 use crate::policy::domain::Domain;
 use crate::policy::headers::{section_len, without};
 use crate::policy::identity::Credential;
@@ -24,7 +25,7 @@ use crate::shard::storing::{Origin, refusal};
 use crate::smtp::sasl::{Channel, Login};
 use crate::smtp::scram::ScramOffer;
 use crate::smtp::server::{MailFrom, Session, Step, Transactions};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// One client's session.
@@ -59,6 +60,10 @@ pub struct InboundState {
     pub paused: bool,
     /// Whether the session waits for the commit of its message.
     pub storing: bool,
+    /// The address by which the client reached us, unless a proxy stands between.
+    pub local: Option<IpAddr>,
+    /// Whether it is one of those that wait for the answer to an error.
+    pub tarpitted: bool,
 }
 
 /// A message on its way in.
@@ -83,46 +88,6 @@ pub struct Incoming {
 }
 
 impl Core {
-    pub(super) fn inbound_accepted(
-        &mut self,
-        listener: usize,
-        peer: SocketAddr,
-        now: Now,
-        out: &mut Vec<u8>,
-    ) -> Option<ConnId> {
-        self.metrics.sessions_total += 1;
-        if let Err(reply) = self.admit(peer) {
-            self.reject(peer, "", None, &reply);
-            reply.write_to(out);
-            return None;
-        }
-        let settings = &self.settings.listeners[listener];
-        let mut session = Session::new(settings.session.clone(), settings.implicit_tls, now.instant);
-        session.start(now.instant, out);
-        let conn = self.connections.allocate();
-        let state = InboundState {
-            conn,
-            listener: listener as u16,
-            client: peer,
-            helo: Box::default(),
-            extended: false,
-            credential: None,
-            tls: None,
-            incoming: None,
-            paused: false,
-            storing: false,
-        };
-        self.connections.put(conn, Conn::Inbound(Box::new(Inbound { session, state })));
-        Some(conn)
-    }
-
-    fn admit(&mut self, peer: SocketAddr) -> Result<(), Reply> {
-        if self.stopping.is_some() {
-            return Err(Reply::fixed(421, 4, 3, 2, "Shutting down; try again later"));
-        }
-        self.session_limits.admit(peer.ip())
-    }
-
     pub(super) fn inbound_received(
         &mut self,
         mut inbound: Box<Inbound>,
@@ -141,6 +106,7 @@ impl Core {
         let (used, step) = session.handle_input(bytes, now, &mut owner, out);
         self.metrics.bytes_received += used as u64;
         inbound.state.paused = used < bytes.len();
+        self.wake_when_due(&inbound);
         if matches!(step, Step::Read) && !inbound.state.must_wait_for_disk() {
             // The session stopped for the length of its replies: once they are sent the machine goes on.
             self.resume(&mut inbound.state);
@@ -155,7 +121,7 @@ impl Core {
         match step {
             Step::Read => {}
             Step::AwaitStorage => inbound.state.storing = true,
-            Step::AwaitAuthentication => {}
+            Step::AwaitAuthentication | Step::Wait => {}
             Step::StartTls => self.start_tls(conn, TlsSide::Server { begun: false }),
             Step::BeginTls => {
                 inbound.state.paused = false;
@@ -176,12 +142,14 @@ impl Core {
         inbound.session.handle_tls_started(now.instant, out);
         inbound.state.tls = Some(info);
         inbound.state.helo = Box::default();
+        self.wake_when_due(&inbound);
         self.connections.put(inbound.state.conn, Conn::Inbound(inbound));
     }
 
     /// The machine closed the connection, or somebody asked for it.
     pub(super) fn inbound_closed(&mut self, mut inbound: Box<Inbound>, reason: CloseReason) {
-        self.session_limits.release(inbound.state.client.ip());
+        self.admission.release(inbound.state.client.ip());
+        self.admission.leave_tarpit(&mut inbound.state);
         if let CloseReason::Error(what) | CloseReason::Tls(what) = reason {
             self.event(Event::SessionTrouble { client: inbound.state.client, what: what.into() });
         }
@@ -212,6 +180,7 @@ impl Core {
         if matches!(step, Step::Close) {
             self.drop_incoming(&mut inbound.state);
         }
+        self.go_on(&mut inbound.state);
         self.after_step(inbound, step);
     }
 
@@ -225,6 +194,7 @@ impl Core {
         let mut out = Vec::new();
         let step = inbound.session.handle_shutdown(&mut out);
         self.send(conn, out.into());
+        self.go_on(&mut inbound.state);
         self.after_step(inbound, step);
     }
 
@@ -240,6 +210,24 @@ impl Core {
 }
 
 impl InboundState {
+    /// Of a connection that has just been taken.
+    pub(super) fn new(conn: ConnId, listener: usize, client: SocketAddr, local: Option<IpAddr>) -> InboundState {
+        InboundState {
+            conn,
+            listener: listener as u16,
+            client,
+            helo: Box::default(),
+            extended: false,
+            credential: None,
+            tls: None,
+            incoming: None,
+            paused: false,
+            storing: false,
+            local,
+            tarpitted: false,
+        }
+    }
+
     /// Who sends.
     pub(super) fn origin(&self) -> Origin {
         Origin { conn: self.conn, client: self.client.ip(), helo: self.helo.clone(), tls: self.tls.is_some() }
@@ -319,10 +307,24 @@ impl Receiving<'_> {
 }
 
 impl Transactions for Receiving<'_> {
-    fn proxied(&mut self, client: SocketAddr) {
-        self.core.session_limits.release(self.state.client.ip());
-        self.state.client = client;
-        self.core.session_limits.count(client.ip());
+    fn proxied(&mut self, client: SocketAddr, now: Now) -> Result<(), Reply> {
+        self.core.identify(self.state, client, now)
+    }
+
+    fn trusts_client(&self) -> bool {
+        self.core.settings.listeners[usize::from(self.state.listener)].relay.trusts(self.state.client.ip())
+    }
+
+    fn spoke_early(&mut self) {
+        self.core.refuse_connection(self.state.client, Refusal::EarlyTalker);
+    }
+
+    fn keep_waiting(&mut self) -> bool {
+        self.core.keep_waiting(self.state)
+    }
+
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        self.state.local.is_some_and(|local| local.to_canonical() == address.to_canonical())
     }
 
     fn hello(&mut self, name: &str, extended: bool) {

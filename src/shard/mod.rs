@@ -1,5 +1,6 @@
 //! One shard of the relay: pure in itself ([`core::Core`]), run by src/io or by the simulator.
 pub mod admin;
+mod admission;
 pub mod ahead;
 pub mod attempt;
 mod authentication;

@@ -1,5 +1,6 @@
 //! What a shard is told at its start: the configuration in the form the core uses, checked and complete.
 
+use crate::policy::connection_rate::ConnectionRates;
 use crate::policy::relay::RelayPolicy;
 use crate::queue::retry::RetrySchedule;
 use crate::smtp::client::ClientConfig;
@@ -8,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Everything a shard needs to know, immutable and shared by all shards.
+/// Everything a shard needs to know, immutable but for what all shards count together, and shared by them.
 #[derive(Debug)]
 pub struct Settings {
     /// The name in greetings, Received headers and notifications.
@@ -27,6 +28,12 @@ pub struct Settings {
     pub max_sessions: usize,
     /// Sessions of one client address, per shard; loopback clients are exempt when `lift_loopback_limits`.
     pub max_sessions_per_client: usize,
+    /// Sessions of the clients of one network that the listener does not trust, per shard.
+    pub max_sessions_per_network: usize,
+    /// How often clients and networks may connect, counted by all shards together.
+    pub connection_rates: ConnectionRates,
+    /// Sessions that may be kept waiting for the answer to an error, per shard.
+    pub max_tarpitted: usize,
     /// Connections to destinations in all, per shard; beyond, sites take turns.
     pub max_outgoing: usize,
     /// Whether clients on loopback have no limits of their own.

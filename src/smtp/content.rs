@@ -105,7 +105,7 @@ impl Session {
         if self.transaction.scanner.is_none() {
             // A chunk out of turn: the transaction, if there is one, is as it was.
             if let Some(reply) = self.refusal.take() {
-                self.refuse(&reply, out);
+                self.refuse_in_time(&reply, owner, out);
             }
             self.content_deadline = Instant::MAX;
         } else if last || self.refusal.is_some() {
@@ -161,7 +161,7 @@ impl Session {
             Ok(()) => self.phase = Phase::Storing,
             Err(reply) => {
                 self.end_transaction();
-                self.refuse(&reply, out);
+                self.refuse_in_time(&reply, owner, out);
             }
         }
     }

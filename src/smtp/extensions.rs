@@ -5,6 +5,7 @@
 use crate::smtp::data::BareNewlines;
 use crate::smtp::parameters::Offered;
 use crate::smtp::sasl::{Channel, Mechanisms};
+use crate::smtp::strangers::Strangers;
 use std::io::Write;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct SessionConfig {
     /// A PROXY header comes first. On sessions that are under TLS from the start it has come before and is read by
     /// whoever starts TLS.
     pub proxy: bool,
+    /// What is made harder for strangers.
+    pub strangers: Strangers,
     /// Recipients of one transaction; the next are told 452. RFC 5321 4.5.3.1.8: at least 100.
     pub max_recipients: u32,
     /// Commands of one session; the next ends it.

@@ -22,4 +22,5 @@ pub mod sasl;
 pub mod scram;
 pub mod server;
 mod server_auth;
+pub mod strangers;
 pub mod transaction;

@@ -49,6 +49,19 @@ pub const NO_PARAMETERS: Reply = Reply::fixed(501, 5, 5, 4, "This command takes 
 /// The name of HELO or EHLO.
 pub const BAD_HELLO: Reply =
     Reply::fixed(501, 5, 5, 4, "Syntax: EHLO your.host.name or EHLO [192.0.2.1], without spaces");
+/// HELO or EHLO with a name that cannot be another host's, where the listener looks at it.
+pub const UNQUALIFIED_HELLO: Reply = Reply::fixed(
+    504,
+    5,
+    5,
+    2,
+    "Give your host's whole name, as in EHLO mail.example.com, or its address, as in EHLO [192.0.2.1]",
+);
+/// HELO or EHLO with our own name or address, where the listener looks at it.
+pub const OWN_HELLO: Reply = Reply::fixed(550, 5, 7, 1, "That is this host's own name or address; give yours");
+/// Something before the greeting, where that waits.
+pub const SPOKE_EARLY: Reply =
+    Reply::fixed(554, 5, 5, 1, "You spoke before the greeting; connect again and wait for it (RFC 5321 3.1)");
 /// VRFY without anything.
 pub const VERIFY_WHAT: Reply = Reply::fixed(501, 5, 5, 4, "Syntax: VRFY address");
 /// BDAT (RFC 3030 2).

@@ -17,9 +17,11 @@ use crate::smtp::replies;
 use crate::smtp::sasl::Exchange;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use crate::smtp::data::BareNewlines;
 pub use crate::smtp::extensions::SessionConfig;
+pub use crate::smtp::strangers::{Strangers, Tarpit};
 pub use crate::smtp::transaction::{MailFrom, Transactions};
 
 /// What the session needs next.
@@ -31,6 +33,8 @@ pub enum Step {
     AwaitStorage,
     /// [`Session::handle_authenticated`]; input is not taken before.
     AwaitAuthentication,
+    /// [`Session::handle_timeout`] at the deadline; input is not taken before.
+    Wait,
     /// Send the replies, run the handshake, then [`Session::handle_tls_started`].
     StartTls,
     /// The client begins with its handshake: what is not taken of the input is the start of that.
@@ -44,8 +48,12 @@ pub enum Step {
 pub(super) enum Phase {
     /// A PROXY header.
     Proxy(Box<ProxyReader>),
+    /// Nothing: the greeting waits.
+    Greeting,
     /// A command line.
     Command,
+    /// The reply to an error waits.
+    Tarpit { reply: Box<[u8]> },
     /// Content after DATA.
     Data,
     /// A chunk after BDAT.
@@ -94,12 +102,13 @@ pub struct Session {
     /// The login under way: the next line is its next answer.
     pub(super) exchange: Option<Box<Exchange>>,
     commands: u32,
-    errors: u32,
+    pub(super) errors: u32,
     transactions: u32,
     pub(super) failed_logins: u8,
     pub(super) tls: bool,
     pub(super) greeted: bool,
     pub(super) authenticated: bool,
+    pub(super) trusted: bool,
     shutting_down: bool,
 }
 
@@ -129,6 +138,7 @@ impl Session {
             tls,
             greeted: false,
             authenticated: false,
+            trusted: false,
             shutting_down: false,
         }
     }
@@ -136,8 +146,8 @@ impl Session {
     /// Greets, unless a PROXY header or a handshake must come first (RFC 5321 3.1). To be called once, before any input.
     pub fn start(&mut self, now: Instant, out: &mut Vec<u8>) {
         if matches!(self.phase, Phase::Command) {
-            self.deadline = now.after(self.config.command_timeout);
-            self.write_greeting(out);
+            self.greet(out);
+            self.arm(now);
         }
     }
 
@@ -156,8 +166,14 @@ impl Session {
         loop {
             let rest = &input[done..];
             let (consumed, advanced) = match self.phase {
-                Phase::Proxy(_) => self.take_proxy(rest, owner, out),
+                Phase::Proxy(_) => self.take_proxy(rest, now, owner, out),
+                Phase::Greeting if rest.is_empty() => return (done, Step::Read),
+                Phase::Greeting => {
+                    self.spoke_early(owner, out);
+                    (rest.len(), true)
+                }
                 Phase::Command => self.take_line(rest, now, owner, out),
+                Phase::Tarpit { .. } => return (done, Step::Wait),
                 Phase::Data => (self.take_data(rest, now, owner, out), !rest.is_empty()),
                 Phase::Chunk { .. } => (self.take_chunk(rest, now, owner, out), !rest.is_empty()),
                 Phase::StartTls { injected } => {
@@ -176,10 +192,7 @@ impl Session {
             if advanced {
                 self.close_if_due(owner, out);
             }
-            if matches!(
-                self.phase,
-                Phase::Storing | Phase::Authenticating | Phase::Closed | Phase::StartTls { .. } | Phase::Handshake
-            ) {
+            if self.step() != Step::Read || self.is_waiting() {
                 self.arm(now.instant);
             } else if done == input.len() {
                 if progress {
@@ -214,15 +227,15 @@ impl Session {
     /// The handshake is done: all that was said before is forgotten (RFC 3207 4.2) but for what counts as abuse. Greets
     /// where the handshake came first.
     pub fn handle_tls_started(&mut self, now: Instant, out: &mut Vec<u8>) {
-        if matches!(self.phase, Phase::Handshake) {
-            self.write_greeting(out);
-        }
+        let greets = matches!(self.phase, Phase::Handshake);
         self.tls = true;
         self.greeted = false;
         self.exchange = None;
         self.lines.clear();
         self.end_transaction();
-        if !matches!(self.phase, Phase::Closed) {
+        if greets {
+            self.greet(out);
+        } else if !matches!(self.phase, Phase::Closed) {
             self.phase = Phase::Command;
         }
         self.arm(now);
@@ -235,6 +248,7 @@ impl Session {
         }
         match self.phase {
             Phase::Storing | Phase::Closed => return self.step(),
+            Phase::Greeting | Phase::Tarpit { .. } => return self.end_wait(now, out),
             Phase::Authenticating => {
                 self.close(out, "4.7.0", "the login was not checked in time; connect again later");
             }
@@ -261,6 +275,7 @@ impl Session {
         if matches!(self.phase, Phase::StartTls { .. } | Phase::Handshake) {
             self.phase = Phase::Closed;
         }
+        self.cut_wait(out);
         self.close_if_over(out);
         self.step()
     }
@@ -275,7 +290,8 @@ impl Session {
 
     pub(super) fn step(&self) -> Step {
         match self.phase {
-            Phase::Proxy(_) | Phase::Command | Phase::Data | Phase::Chunk { .. } => Step::Read,
+            Phase::Proxy(_) | Phase::Greeting | Phase::Command | Phase::Data | Phase::Chunk { .. } => Step::Read,
+            Phase::Tarpit { .. } => Step::Wait,
             Phase::Storing => Step::AwaitStorage,
             Phase::Authenticating => Step::AwaitAuthentication,
             Phase::StartTls { .. } => Step::StartTls,
@@ -289,6 +305,8 @@ impl Session {
         self.deadline = match self.phase {
             Phase::Storing | Phase::Closed => Instant::MAX,
             Phase::Authenticating => now.after(AUTH_TIMEOUT),
+            Phase::Greeting => now.after(config.strangers.greet_delay),
+            Phase::Tarpit { .. } => now.after(config.strangers.tarpit.map_or(Duration::ZERO, |tarpit| tarpit.delay)),
             Phase::Data | Phase::Chunk { .. } => now.after(config.data_timeout).min(self.content_deadline),
             // Between chunks the message is still coming.
             Phase::Command if self.transaction.scanner.is_some() => {
@@ -299,11 +317,6 @@ impl Session {
                 now.after(config.command_timeout.min(HANDSHAKE_TIMEOUT))
             }
         };
-    }
-
-    fn write_greeting(&mut self, out: &mut Vec<u8>) {
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "220 {} ESMTP ready\r\n", self.config.hostname);
     }
 
     /// Ends the session with 421, which may come at any time (RFC 5321 3.8).
@@ -355,19 +368,26 @@ impl Session {
         self.content_deadline = Instant::MAX;
     }
 
-    fn take_proxy<T: Transactions>(&mut self, input: &[u8], owner: &mut T, out: &mut Vec<u8>) -> (usize, bool) {
+    fn take_proxy<T: Transactions>(
+        &mut self,
+        input: &[u8],
+        now: Now,
+        owner: &mut T,
+        out: &mut Vec<u8>,
+    ) -> (usize, bool) {
         let Phase::Proxy(reader) = &mut self.phase else { return (0, false) };
         match reader.handle_input(input) {
             Ok((consumed, None)) => (consumed, false),
             Ok((consumed, Some(client))) => {
-                if let Some(client) = client {
-                    owner.proxied(client);
-                }
-                if self.tls {
-                    self.phase = Phase::Handshake;
+                if let Some(Err(reply)) = client.map(|client| owner.proxied(client, now)) {
+                    // Whoever is about to begin with a handshake would not understand.
+                    if !self.tls {
+                        reply.write_to(out);
+                    }
+                    self.phase = Phase::Closed;
                 } else {
-                    self.phase = Phase::Command;
-                    self.write_greeting(out);
+                    self.trusted |= owner.trusts_client();
+                    if self.tls { self.phase = Phase::Handshake } else { self.greet(out) }
                 }
                 (consumed, true)
             }
@@ -413,7 +433,7 @@ impl Session {
         };
         if let Err(reply) = result {
             self.end_exchange(owner);
-            self.refuse(&reply, out);
+            self.refuse_in_time(&reply, owner, out);
         }
         (consumed, true)
     }
@@ -427,7 +447,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<(), Reply> {
         match command {
-            Command::Hello { name, extended } => self.hello(name, extended, owner, out),
+            Command::Hello { name, extended } => return self.hello(name, extended, owner, out),
             Command::Mail(arguments) => return self.mail(arguments, now, owner, out),
             Command::Recipient(arguments) => return self.recipient(arguments, now, owner, out),
             Command::Data => return self.data(now, owner, out),
@@ -451,7 +471,14 @@ impl Session {
     }
 
     /// RFC 5321 4.1.4: it resets as RSET does.
-    fn hello<T: Transactions>(&mut self, name: &str, extended: bool, owner: &mut T, out: &mut Vec<u8>) {
+    fn hello<T: Transactions>(
+        &mut self,
+        name: &str,
+        extended: bool,
+        owner: &mut T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Reply> {
+        self.check_hello(name, owner)?;
         self.abort(owner);
         owner.hello(name, extended);
         self.greeted = true;
@@ -461,6 +488,7 @@ impl Session {
             // Writing to a Vec cannot fail.
             let _ = write!(out, "250 {}\r\n", self.config.hostname);
         }
+        Ok(())
     }
 
     fn mail<T: Transactions>(
@@ -580,6 +608,9 @@ pub(super) mod tests {
         open: bool,
     }
 
+    /// A client of this port is refused.
+    const REFUSED_PORT: u16 = 421;
+
     impl Owner {
         fn answer(&self, name: &str, code: u16) -> Result<(), Reply> {
             if self.sender.starts_with(name) { Err(Reply::new(code, (5, 0, 0), name)) } else { Ok(()) }
@@ -587,9 +618,10 @@ pub(super) mod tests {
     }
 
     impl Transactions for Owner {
-        fn proxied(&mut self, client: SocketAddr) {
+        fn proxied(&mut self, client: SocketAddr, _now: Now) -> Result<(), Reply> {
             assert!(self.calls.is_empty());
             self.calls.push(format!("proxied {client}"));
+            if client.port() == REFUSED_PORT { Err(Reply::new(421, (4, 7, 0), "too often")) } else { Ok(()) }
         }
 
         fn hello(&mut self, name: &str, extended: bool) {
@@ -652,6 +684,7 @@ pub(super) mod tests {
             auth_in_clear: false,
             bare_newlines: BareNewlines::Refuse,
             proxy: false,
+            strangers: Default::default(),
             max_recipients: 2,
             max_commands: 100,
             max_errors: 100,
@@ -699,7 +732,9 @@ pub(super) mod tests {
                         let result = Ok(MessageId(self.stored));
                         self.session.handle_stored(result, now.instant, &mut self.out);
                     }
-                    Step::StartTls | Step::BeginTls | Step::AwaitAuthentication | Step::Close => return step,
+                    Step::StartTls | Step::BeginTls | Step::AwaitAuthentication | Step::Wait | Step::Close => {
+                        return step;
+                    }
                 }
                 if rest.is_empty() {
                     return self.session.step();
@@ -855,6 +890,10 @@ pub(super) mod tests {
         let mut talk = proxied();
         assert_eq!(talk.say("EHLO c\r\n"), Step::Close);
         assert!(talk.out.is_empty());
+        let refused = format!("PROXY TCP4 192.0.2.7 192.0.2.1 {REFUSED_PORT} 25\r\nNOOP\r\n");
+        let mut talk = proxied();
+        assert_eq!(talk.say(&refused), Step::Close);
+        assert_eq!(talk.replies(), "421 4.7.0 too often\r\n");
         let mut talk = proxied();
         assert_eq!(talk.session.handle_timeout(at(300).instant, &mut talk.out), Step::Close);
         assert!(talk.out.is_empty());
@@ -876,6 +915,12 @@ pub(super) mod tests {
         assert!(out.ends_with(b"503 5.5.1 TLS is already active; go on with EHLO\r\n"), "{}", out.escape_ascii());
 
         let (mut session, mut owner) = (Session::new(config(), true, at(0).instant), Owner::default());
+        let refused = format!("PROXY TCP4 192.0.2.7 192.0.2.1 {REFUSED_PORT} 465\r\n\x16\x03");
+        let said = out.len();
+        assert_eq!(session.handle_input(refused.as_bytes(), at(1), &mut owner, &mut out).1, Step::Close);
+        assert_eq!(out.len(), said, "a client that begins with a handshake would not understand");
+
+        let (mut session, mut owner) = (Session::new(config(), true, at(0).instant), Owner::default());
         assert_eq!(session.handle_input(header, at(1), &mut owner, &mut out).1, Step::BeginTls);
         assert_eq!(session.deadline(), at(61).instant);
         let said = out.len();
@@ -887,7 +932,9 @@ pub(super) mod tests {
         #[derive(Debug)]
         struct Closing;
         impl Transactions for Closing {
-            fn proxied(&mut self, _client: SocketAddr) {}
+            fn proxied(&mut self, _client: SocketAddr, _now: Now) -> Result<(), Reply> {
+                Ok(())
+            }
             fn hello(&mut self, _name: &str, _extended: bool) {}
             fn mail(&mut self, _mail: MailFrom, _now: Now) -> Result<(), Reply> {
                 Err(Reply::fixed(421, 4, 3, 2, "Later"))

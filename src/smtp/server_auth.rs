@@ -188,7 +188,9 @@ mod tests {
     const SALT: [u8; 16] = [9; 16];
 
     impl Transactions for Owner {
-        fn proxied(&mut self, _client: SocketAddr) {}
+        fn proxied(&mut self, _client: SocketAddr, _now: Now) -> Result<(), Reply> {
+            Ok(())
+        }
         fn hello(&mut self, _name: &str, _extended: bool) {}
 
         fn authenticate(&mut self, login: Login, _now: Now) -> Option<Result<(), Reply>> {

@@ -11,7 +11,7 @@ use crate::reply::Reply;
 use crate::smtp::replies;
 use crate::smtp::sasl::{Channel, Login};
 use crate::smtp::scram::ScramOffer;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What MAIL said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,27 @@ pub struct MailFrom {
 /// nothing of it. After a refusal of `begin_content`, `content` or `end_content` the transaction is over and the
 /// session calls `abort`.
 pub trait Transactions {
-    /// The client is not the peer of the connection but this one: a PROXY header said so.
-    fn proxied(&mut self, client: SocketAddr);
+    /// The client is not the peer of the connection but this one: a PROXY header said so. Refused, the session closes.
+    fn proxied(&mut self, client: SocketAddr, now: Now) -> Result<(), Reply>;
+
+    /// Whether the client is of a network that the listener trusts.
+    fn trusts_client(&self) -> bool {
+        false
+    }
+
+    /// The client spoke before the greeting, and the session closes.
+    fn spoke_early(&mut self) {}
+
+    /// Whether this session may be kept waiting for the answer to its error. If so it is, until its next deadline or its end.
+    fn keep_waiting(&mut self) -> bool {
+        false
+    }
+
+    /// Whether this is an address of ours, as the client sees us.
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        let _ = address;
+        false
+    }
 
     /// HELO or (`extended`) EHLO with this name, which is printable ASCII of at most 255 octets and proves nothing.
     fn hello(&mut self, name: &str, extended: bool);

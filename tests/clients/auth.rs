@@ -58,7 +58,7 @@ fn plain(login: &str, password: &str) -> String {
 }
 
 /// Adds a tenant "acme" and a login of it; gives its password.
-fn add(relay: &Relay, login: &str, more: &[&str]) -> String {
+pub fn add(relay: &Relay, login: &str, more: &[&str]) -> String {
     if !relay.command(&["tenant", "list"]).stdout.contains("acme") {
         relay.command(&["tenant", "add", "acme", "--unverified", "pass"]).succeeded();
     }

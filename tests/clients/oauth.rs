@@ -14,13 +14,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const ISSUER: &str = "https://id.test";
 
 /// A key of the issuer and its public half.
-struct Key {
+pub struct Key {
     id: &'static str,
     private: EncodingKey,
 }
 
 impl Key {
-    fn new(id: &'static str) -> Key {
+    pub fn new(id: &'static str) -> Key {
         let pair = rcgen::KeyPair::generate().expect("a key of P-256");
         Key { id, private: EncodingKey::from_ec_der(&pair.serialize_der()) }
     }
@@ -31,11 +31,11 @@ impl Key {
         key
     }
 
-    fn set(&self) -> String {
+    pub fn set(&self) -> String {
         serde_json::to_string(&JwkSet { keys: vec![self.public()] }).expect("JSON")
     }
 
-    fn sign(&self, claims: &Value) -> String {
+    pub fn sign(&self, claims: &Value) -> String {
         let header = Header { kid: Some(self.id.to_owned()), ..Header::new(Algorithm::ES256) };
         encode(&header, claims, &self.private).expect("a token")
     }
@@ -46,7 +46,7 @@ fn now() -> u64 {
 }
 
 /// Good claims for this login, with some of them changed.
-fn claims(login: &str, changes: Value) -> Value {
+pub fn claims(login: &str, changes: Value) -> Value {
     let mut claims =
         json!({ "iss": ISSUER, "aud": ["mail", "ringpost"], "sub": login, "exp": now() + 600, "scope": "openid smtp" });
     for (name, value) in changes.as_object().expect("an object") {
@@ -55,7 +55,7 @@ fn claims(login: &str, changes: Value) -> Value {
     claims
 }
 
-fn section(more: &str) -> String {
+pub fn section(more: &str) -> String {
     format!("[oauth]\nissuers = \"{ISSUER}\"\naudiences = \"ringpost\"\nscope = \"smtp\"\n{more}\n")
 }
 

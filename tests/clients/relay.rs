@@ -104,6 +104,7 @@ pub struct Setup {
     flags: Vec<String>,
     extra: String,
     listener: String,
+    human: bool,
 }
 
 impl Setup {
@@ -124,6 +125,12 @@ impl Setup {
 
     pub fn next_hop(self, address: SocketAddr) -> Setup {
         self.flag("--next-hop", address)
+    }
+
+    /// Logs for people instead of programs; then no event can be waited for.
+    pub fn human(mut self) -> Setup {
+        self.human = true;
+        self
     }
 
     /// Further lines of the listener's section.
@@ -157,9 +164,15 @@ impl Setup {
         );
         let config = directory.file("ringpost.toml", config);
         let mut command = Command::new(RINGPOST);
-        command.arg("serve").arg("--config").arg(config).args(["--log-format", "json"]).args(&self.flags);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(config)
+            .args(["--log-format", if self.human { "human" } else { "json" }]);
+        command.args(&self.flags);
         let relay = Relay::spawn(command, directory, listen);
-        relay.wait_log(|event| event["event"] == "notice" && text(event, "text").contains(" listens on "));
+        let listens = relay.log.wait(|lines| lines.iter().any(|line| line.contains(" listens on ")).then_some(()));
+        assert!(listens.is_some(), "it does not listen within {PATIENCE:?}\n{}", relay.log.all().join("\n"));
         relay
     }
 }

@@ -25,7 +25,9 @@ struct Keeping {
 }
 
 impl Transactions for Keeping {
-    fn proxied(&mut self, _client: std::net::SocketAddr) {}
+    fn proxied(&mut self, _client: std::net::SocketAddr, _now: Now) -> Result<(), Reply> {
+        Ok(())
+    }
 
     fn hello(&mut self, name: &str, extended: bool) {
         assert_eq!((name, extended), ("client.example", true));
@@ -76,6 +78,7 @@ impl OwnPeer {
             auth_in_clear: false,
             bare_newlines: BareNewlines::Refuse,
             proxy: false,
+            strangers: Default::default(),
             max_recipients: 100,
             max_commands: 1_000,
             max_errors: 100,
