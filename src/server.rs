@@ -35,7 +35,7 @@ use crate::shard::lease::Loads;
 use crate::shard::message::{Report, ToShard};
 use crate::shard::permits::SiteRegistry;
 use crate::shard::settings::Settings;
-use certificates::tls_setup;
+use certificates::{ChallengeSockets, tls_setup};
 pub use certificates::{certificates_of, check_files};
 use directory::DirectoryError;
 pub use directory::SpoolDirectory;
@@ -174,7 +174,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
     for warning in &machine.warnings {
         log.notice(Severity::Warning, warning);
     }
-    let sockets = ground.sockets;
+    let Ground { sockets, challenges, .. } = ground;
     listen(&sockets)?;
     let (tls, certificates) = tls_setup(config, log)?;
     let identities = Identities::open(directory.path())?;
@@ -238,6 +238,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         services,
         identities,
         certificates,
+        challenges,
         login_key,
         senders,
         inbox,
@@ -420,6 +421,7 @@ struct LoopParts<'a> {
     services: Services,
     identities: Identities,
     certificates: Certificates,
+    challenges: ChallengeSockets,
     login_key: [u8; 32],
     senders: Vec<Sender<ToShard>>,
     inbox: Inbox<Report>,
@@ -436,6 +438,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         services,
         identities,
         certificates,
+        challenges,
         login_key,
         senders,
         inbox,
@@ -460,6 +463,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         registry,
         identities,
         certificates,
+        acme: certificates::acme_parts(config, challenges)?,
         login_key,
         tokens: tokens::token_checker(config)?,
         resolver: Arc::new(Resolver::new(&dns_config(config))?),

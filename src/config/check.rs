@@ -73,6 +73,7 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     check_retry(config)?;
     check_limits(config)?;
     check_oauth(config.oauth.as_ref())?;
+    super::acme::check(config)?;
     check_rest(config)
 }
 
