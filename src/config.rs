@@ -8,6 +8,7 @@
 //! It fails with a [`ConfigError`] that shows file, line, column, the line itself and a hint; nothing is ignored in
 //! silence. What needs the machine (free ports, readable certificates) is found out at the start, in src/server.rs.
 
+pub mod acme;
 pub mod check;
 pub mod error;
 pub mod filter;
@@ -19,6 +20,7 @@ pub mod settings;
 pub mod text;
 
 pub use crate::control::log::{LogFormat, LogLevel};
+pub use acme::AcmeSection;
 pub use check::Problem;
 pub use error::ConfigError;
 pub use filter::FilterSection;
@@ -186,6 +188,10 @@ impl Config {
             lines.push(format!("route      {route}"));
         }
         lines.push(format!("admin      {}", self.admin_socket().display()));
+        if let Some(acme) = &self.tls.acme {
+            let names = acme.effective_domains(self.effective_hostname()).join(" ");
+            lines.push(format!("ACME       {names}, from {}", acme.directory));
+        }
         if let Some(metrics) = self.admin.metrics {
             lines.push(format!("metrics    http://{metrics}/metrics"));
         }

@@ -102,6 +102,12 @@ pub const CLIENT_NAMES_MAX: usize = 16;
 pub const SERVER_NAMES_MAX: usize = 1000;
 /// Certificates that listeners choose from.
 pub const CERTIFICATES_MAX: usize = 1000;
+/// Names of a certificate that is ordered by ACME, at most: what public authorities take.
+pub const ACME_NAMES_MAX: usize = 100;
+/// Connections to the ports for challenges of ACME that are answered at a time; further ones wait to be accepted.
+pub const CHALLENGE_CONNECTIONS_MAX: usize = 64;
+/// Octets of an answer of an ACME server: a chain of certificates takes some thousand.
+pub const ACME_ANSWER_OCTETS_MAX: usize = 256 * 1024;
 /// Octets that are read of a file with certificates: those of all authorities that a system trusts take a quarter.
 pub const CERTIFICATE_FILE_OCTETS_MAX: u64 = 1 << 20;
 

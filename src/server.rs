@@ -36,7 +36,7 @@ use crate::shard::lease::Loads;
 use crate::shard::message::{Report, ToShard};
 use crate::shard::permits::SiteRegistry;
 use crate::shard::settings::Settings;
-use certificates::tls_setup;
+use certificates::{ChallengeSockets, tls_setup};
 pub use certificates::{certificates_of, check_files};
 use directory::DirectoryError;
 pub use directory::SpoolDirectory;
@@ -185,7 +185,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
     for warning in &machine.warnings {
         log.notice(Severity::Warning, warning);
     }
-    let sockets = ground.sockets;
+    let Ground { sockets, challenges, .. } = ground;
     listen(&sockets)?;
     let (tls, certificates) = tls_setup(config, log)?;
     let identities = Identities::open(directory.path())?;
@@ -249,6 +249,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         services,
         identities,
         certificates,
+        challenges,
         login_key,
         senders,
         inbox,
@@ -431,6 +432,7 @@ struct LoopParts<'a> {
     services: Services,
     identities: Identities,
     certificates: Certificates,
+    challenges: ChallengeSockets,
     login_key: [u8; 32],
     senders: Vec<Sender<ToShard>>,
     inbox: Inbox<Report>,
@@ -447,6 +449,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         services,
         identities,
         certificates,
+        challenges,
         login_key,
         senders,
         inbox,
@@ -471,6 +474,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         registry,
         identities,
         certificates,
+        acme: certificates::acme_parts(config, challenges)?,
         login_key,
         tokens: tokens::token_checker(config)?,
         filters: filters::filters(config)?,

@@ -6,6 +6,10 @@
 //! its tests print a line that begins with `SKIPPED:` and names the package; with `RINGPOST_CLIENTS_STRICT=1`, as
 //! bin/test sets it, they fail instead.
 
+#[path = "clients/acme.rs"]
+mod acme;
+#[path = "clients/acme_server.rs"]
+mod acme_server;
 #[path = "clients/attacks.rs"]
 mod attacks;
 #[path = "clients/auth.rs"]

@@ -38,6 +38,12 @@ pub enum CertificateCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Order a new certificate by ACME now, whatever the schedule says; the log tells what comes of it
+    Renew {
+        /// The relay.
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 /// Carries out one of the commands.
@@ -70,6 +76,11 @@ pub fn certificate(command: CertificateCommand) -> Result<u8, Failure> {
             }
             let text = reloaded.failed.iter().map(|text| sanitised(text)).collect::<Vec<_>>().join("\nringpost: ");
             Err(Failure::new(exit::NOTHING, format!("what was read before stays in use: {text}")))
+        }
+        CertificateCommand::Renew { target } => {
+            let () = Relay::find(&target)?.post("/v1/certificates/renew", &())?;
+            writeln!(out, "ordered; the log tells what comes of it")?;
+            Ok(exit::OK)
         }
     }
 }

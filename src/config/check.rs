@@ -78,6 +78,7 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     check_limits(config)?;
     check_oauth(config.oauth.as_ref())?;
     filter::check_filters(config)?;
+    super::acme::check(config)?;
     check_rest(config)
 }
 

@@ -1,6 +1,7 @@
 //! The sections of the configuration file as types: each key, its unit and its default. docs/CONFIGURATION.md says
 //! the same for operators, and a test compares the keys. What keys mean together is checked in check.rs.
 
+use super::AcmeSection;
 use super::read::{self, DomainRule, HelloCheck, NameServer};
 use crate::control::log::{LogFormat, LogLevel};
 use crate::shard::settings::{NextHop, Rate};
@@ -231,6 +232,8 @@ pub struct TlsSection {
     pub key: Option<PathBuf>,
     /// Further ones, chosen by the names they prove.
     pub pair: Vec<PairSection>,
+    /// One that is ordered and renewed by itself.
+    pub acme: Option<AcmeSection>,
 }
 
 /// `[[tls.pair]]`: a further certificate, for clients that ask for one of its names.

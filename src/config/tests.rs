@@ -113,6 +113,49 @@ fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
             "starttls",
         ),
         Wrong("[tls]\ncertificate = \"a.pem\"\n", 2, 15, "without its key", "add key"),
+        Wrong(
+            "[tls.acme]\ndirectory = \"http://acme.example/\"\n",
+            2,
+            13,
+            "no address of HTTPS",
+            "the server's directory",
+        ),
+        Wrong("[tls.acme]\ndirectory = \"https://acme.example/\"\n", 1, 1, "agree to its terms", "terms_agreed = true"),
+        Wrong(
+            "[tls.acme]\ndirectory = \"https://acme.example/directory\"\nterms_agreed = true\n",
+            1,
+            1,
+            "shown that the names are ours",
+            "http =",
+        ),
+        Wrong(
+            "[tls.acme]\ndirectory = \"https://acme.example/directory\"\nterms_agreed = true\ndomains = \"*.a.test\"\n",
+            4,
+            11,
+            "a wildcard is proven by DNS alone",
+            "",
+        ),
+        Wrong(
+            "[tls.acme]\ndirectory = \"https://acme.example/directory\"\nterms_agreed = true\ncontact = \"mailto:a@b.test\"\n",
+            4,
+            11,
+            "no mail address",
+            "as in",
+        ),
+        Wrong(
+            "[tls.acme]\ndirectory = \"https://acme.example/directory\"\nterms_agreed = true\nhttp = \"127.0.0.1:25\"\n",
+            4,
+            8,
+            "listened on already",
+            "one thing",
+        ),
+        Wrong(
+            "[tls.acme]\ndirectory = \"https://acme.example/directory\"\nterms_agreed = true\nalpn = \"127.0.0.1:0\"\n",
+            4,
+            8,
+            "has no port",
+            "443",
+        ),
         Wrong("[[tls.pair]]\ncertificate = \"a.pem\"\n", 1, 1, "missing field `key`", ""),
         Wrong(
             "[tls]\ncertificate = \"a.pem\"\nkey = \"a.key\"\n[[tls.pair]]\ncertificate = \"a.pem\"\nkey = \"a.key\"\n",
@@ -243,6 +286,14 @@ fn every_key_can_be_set() {
         [[tls.pair]]
         certificate = "second.pem"
         key = "second.key"
+        [tls.acme]
+        directory = "https://acme.example/directory"
+        terms_agreed = true
+        contact = "postmaster@example.net"
+        domains = ["mx.example.net", "mail.example.net"]
+        http = "0.0.0.0:80"
+        alpn = ["0.0.0.0:443", "[::]:443"]
+        authorities = "roots.pem"
         [[route]]
         name = "partner"
         domains = ["example.com", ".example.com"]
@@ -368,6 +419,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[[listener]]`", "[[listener]]"),
         ("### `[tls]`", "[tls]"),
         ("### `[[tls.pair]]`", "[[tls.pair]]"),
+        ("### `[tls.acme]`", "[tls.acme]"),
         ("### `[oauth]`", "[oauth]"),
         ("### `[[filter]]`", "[[filter]]"),
         ("### `[[route]]`", "[[route]]"),
@@ -389,7 +441,8 @@ fn every_key_is_documented_and_every_documented_key_exists() {
             .map(|(key, _)| key.to_owned())
             .collect();
         let is_table = |key: &String| {
-            header.is_empty() && document.contains(&format!("[{key}]")) || ["timeouts", "pair"].contains(&&**key)
+            header.is_empty() && document.contains(&format!("[{key}]"))
+                || ["timeouts", "pair", "acme"].contains(&&**key)
         };
         let known: Vec<String> = known_keys(header).into_iter().filter(|key| !is_table(key)).collect();
         assert_eq!(documented, known, "{section}");

@@ -216,10 +216,15 @@ impl Certificates {
         let mut state = State::default();
         for files in &plan.pairs {
             state.stamps.extend(files.paths().map(|path| (path.to_owned(), stamp(path))));
-            let pair = if files.awaited && !files.certificate.exists() {
-                None
-            } else {
-                Some(Pair::load(&files.certificate, &files.key)?)
+            let pair = match Pair::load(&files.certificate, &files.key) {
+                Ok(pair) => Some(pair),
+                Err(error) if !files.awaited => return Err(error),
+                Err(_) if !files.certificate.exists() => None,
+                Err(error) => {
+                    let text = format!("TLS: {error}; another one is awaited");
+                    log.iter().for_each(|log| log.notice(Severity::Error, &text));
+                    None
+                }
             };
             state.pairs.push(pair.map(|pair| InForce { file: files.certificate.clone(), pair }));
         }
@@ -379,6 +384,13 @@ impl Certificates {
             CertificateView { default: index == 0, trouble, ..CertificateView::of(&one.file, &one.pair.facts, now) }
         })
         .collect()
+    }
+
+    /// What the certificate that came from this file says.
+    pub fn facts_of(&self, file: &Path) -> Option<Arc<CertificateFacts>> {
+        let state = self.state();
+        let found = state.pairs.iter().flatten().find(|one| one.file == file);
+        found.map(|one| Arc::clone(&one.pair.facts))
     }
 
     /// For monitoring.

@@ -10,12 +10,13 @@
 //! | POST /v1/identities | an [`IdentityReply`]; the body is an [`IdentityRequest`] |
 //! | POST /v1/domains | a [`DomainReply`]; the body is a [`DomainRequest`] |
 //! | GET /v1/certificates | the listeners' certificates: a list of [`CertificateView`] |
-//! | POST /v1/certificates/reload | a [`Reloaded`]; no body |
+//! | POST /v1/certificates/{reload,renew} | a [`Reloaded`]; null: an order begins |
 //! | GET /v1/sandbox, /v1/sandbox/{number or id} | what the sandbox took |
 //! | GET /metrics, /healthz, /readyz | for monitoring |
 //!
 //! Errors are `{"error": …, "hint": …}` with 400, 404, 503 (try again) or 504 (a shard did not answer).
 
+use super::acme::Acme;
 use super::certificates::{CertificateView, Certificates, Reloaded};
 use super::domain_check::DomainCheck;
 use super::domain_requests::{DomainReply, DomainRequest};
@@ -71,6 +72,8 @@ pub struct Shared {
     domains: DomainCheck,
     /// The listeners' certificates.
     pub certificates: Arc<Certificates>,
+    /// What orders one, where that is wanted.
+    pub acme: Option<Arc<Acme>>,
     phase: AtomicU8,
     /// Shards that have put all of the spool into the queue.
     pub recovered: AtomicU64,
@@ -88,6 +91,7 @@ impl Shared {
         identities: Arc<Identities>,
         domains: DomainCheck,
         certificates: Arc<Certificates>,
+        acme: Option<Arc<Acme>>,
     ) -> Shared {
         Shared {
             requests,
@@ -95,6 +99,7 @@ impl Shared {
             identities,
             domains,
             certificates,
+            acme,
             phase: AtomicU8::new(Phase::Starting as u8),
             recovered: AtomicU64::new(0),
             started_unix_s: crate::io::clock::now().unix.as_millis() / 1000,
@@ -344,6 +349,7 @@ pub fn admin_router(shared: Arc<Shared>) -> Router {
         .route("/v1/domains", post(domains))
         .route("/v1/certificates", get(certificates))
         .route("/v1/certificates/reload", post(reload_certificates))
+        .route("/v1/certificates/renew", post(renew_certificate))
         .route("/v1/sandbox", get(sandbox_list))
         .route("/v1/sandbox/{name}", get(sandbox_show))
         .with_state(Arc::clone(&shared))
@@ -377,6 +383,16 @@ async fn certificates(State(shared): State<Arc<Shared>>) -> Json<Vec<Certificate
 
 async fn reload_certificates(State(shared): State<Arc<Shared>>) -> Json<Reloaded> {
     Json(shared.certificates.reload_now().await)
+}
+
+async fn renew_certificate(State(shared): State<Arc<Shared>>) -> Result<Json<()>, Failure> {
+    match &shared.acme {
+        Some(acme) => {
+            acme.renew();
+            Ok(Json(()))
+        }
+        None => Err(Failure::bad("no certificate is ordered by ACME", "add [tls.acme] to the configuration")),
+    }
 }
 
 async fn list(

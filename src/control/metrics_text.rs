@@ -257,6 +257,12 @@ pub fn certificates(text: &mut String, figures: &CertificateFigures) {
     }
 }
 
+/// Adds the orders of certificates by ACME.
+pub fn acme(text: &mut String, orders: u64, failures: u64) {
+    single(text, "ringpost_acme_orders_total", "counter", "Certificates ordered by ACME", orders);
+    single(text, "ringpost_acme_failures_total", "counter", "Orders by ACME that failed", failures);
+}
+
 /// Microseconds as seconds, without superfluous zeros.
 fn seconds(micros: u64) -> String {
     let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);

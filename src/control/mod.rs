@@ -5,6 +5,9 @@
 //! fails here is told in the event log; only a shard that ends by itself, or an admin socket that breaks, ends the
 //! program.
 
+pub mod acme;
+pub mod acme_challenges;
+pub mod acme_client;
 pub mod authentication;
 pub mod certificates;
 pub mod domain_check;
@@ -34,6 +37,8 @@ use crate::io::mailbox::{Inbox, Sender};
 use crate::limits::DRAIN_TIME;
 use crate::shard::message::{AdminRequest, Report, ShardState, ToShard};
 use crate::shard::permits::SiteRegistry;
+use acme::{Acme, AcmePlan};
+use acme_challenges::Challenges;
 use authentication::Authenticator;
 use certificates::Certificates;
 use domain_check::DomainCheck;
@@ -77,6 +82,8 @@ pub struct ControlParts {
     pub identities: Identities,
     /// The listeners' certificates.
     pub certificates: Certificates,
+    /// A certificate that is ordered, where that is wanted.
+    pub acme: Option<AcmeParts>,
     /// The key under which logins are remembered.
     pub login_key: [u8; 32],
     /// Checks tokens, where clients may log in with them.
@@ -105,6 +112,33 @@ pub struct ControlParts {
     pub notify: Box<dyn FnMut(Notice) + Send>,
     /// How often the service manager wants to hear that the program lives.
     pub watchdog: Option<Duration>,
+}
+
+/// What a certificate is ordered with.
+pub struct AcmeParts {
+    /// What and where.
+    pub plan: AcmePlan,
+    /// Challenges are answered from these.
+    pub challenges: Arc<Challenges>,
+    /// Where http-01 is answered.
+    pub http: Vec<TcpListener>,
+    /// Where tls-alpn-01 is answered.
+    pub alpn: Vec<TcpListener>,
+}
+
+impl AcmeParts {
+    /// Answers challenges and orders from now on.
+    fn start(self, certificates: &Arc<Certificates>, log: &EventLog) -> Arc<Acme> {
+        for listener in self.http {
+            tokio::spawn(Arc::clone(&self.challenges).serve_http(listener));
+        }
+        for listener in self.alpn {
+            tokio::spawn(Arc::clone(&self.challenges).serve_alpn(listener));
+        }
+        let acme = Acme::new(self.plan, Arc::clone(certificates), self.challenges, log.clone());
+        tokio::spawn(Arc::clone(&acme).run());
+        acme
+    }
 }
 
 /// What a service manager and a terminal want to know.
@@ -167,9 +201,10 @@ pub async fn run(parts: ControlParts) -> Ended {
     let identities = Arc::new(parts.identities);
     let certificates = Arc::new(parts.certificates);
     tokio::spawn(Arc::clone(&certificates).run());
+    let acme = parts.acme.map(|parts| parts.start(&certificates, &log));
     let domains = DomainCheck::new(Arc::clone(&identities), resolver, log.clone());
     tokio::spawn(domains.clone().run());
-    let shared = Arc::new(Shared::new(Requests::new(shards), kept, identities, domains, certificates));
+    let shared = Arc::new(Shared::new(Requests::new(shards), kept, identities, domains, certificates, acme));
     spawn_services(&shared, &log, admin, monitoring, sandbox);
     let mut control = Control {
         shared,

@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Metrics and health, for the loopback port.
 pub fn monitoring_router(shared: Arc<Shared>) -> Router {
@@ -25,6 +26,10 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Failure>
     let total = shared.total().await?;
     let mut text = metrics_text::render(&total, &shared.figures());
     metrics_text::certificates(&mut text, &shared.certificates.figures(crate::io::clock::now().unix));
+    if let Some(acme) = &shared.acme {
+        let (orders, failures) = (acme.orders.load(Ordering::Relaxed), acme.failures.load(Ordering::Relaxed));
+        metrics_text::acme(&mut text, orders, failures);
+    }
     Ok(([(header::CONTENT_TYPE, metrics_text::CONTENT_TYPE)], text).into_response())
 }
 

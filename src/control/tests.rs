@@ -169,6 +169,7 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
         inbox,
         identities: identities::Identities::open(&directory).unwrap(),
         certificates: Certificates::open(CertificatePlan::default(), None, crate::io::clock::now().unix).unwrap(),
+        acme: None,
         login_key: [7; 32],
         tokens: None,
         filters: Vec::new(),

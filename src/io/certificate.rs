@@ -8,6 +8,7 @@ use crate::io::handler::ClientCertificate;
 use crate::io::tls::{TlsSetupError, load_chain, load_key, provider};
 use crate::limits::{CLIENT_NAMES_MAX, SERVER_NAMES_MAX};
 use aws_lc_rs::digest::{SHA256, digest};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use std::net::IpAddr;
@@ -150,6 +151,17 @@ impl Pair {
     /// Names the file and what is wrong with it.
     pub fn load(certificate: &Path, key: &Path) -> Result<Pair, TlsSetupError> {
         Pair::new(load_chain(certificate)?, load_key(key)?, certificate)
+    }
+
+    /// From PEM with the chain and the key; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As those of [`new`](Pair::new), and when one of both is not there.
+    pub fn from_pem(octets: &[u8], path: &Path) -> Result<Pair, TlsSetupError> {
+        let fail = |problem: String| TlsSetupError::Pair { path: path.to_owned(), problem };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(octets).collect();
+        let key = PrivateKeyDer::from_pem_slice(octets).map_err(|error| fail(error.to_string()))?;
+        Pair::new(chain.map_err(|error| fail(error.to_string()))?, key, path)
     }
 }
 

@@ -122,7 +122,7 @@ fn proves(chain: &[CertificateDer<'static>], hostname: &str, now: UnixTime) -> b
 }
 
 /// Writes a file for its owner alone, that appears whole or not at all.
-fn write_whole(path: &Path, octets: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, octets: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     match std::fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -171,6 +171,14 @@ pub fn client_verify(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetup
     Ok(Arc::new(config))
 }
 
+/// For questions to a server whose name is proven by the authorities in this file, else by the system's.
+///
+/// # Errors
+/// Names the file that cannot be used, or says that the system has none.
+pub fn client_verify_by(authorities: Option<&Path>) -> Result<ClientTls, TlsSetupError> {
+    client_verify(authorities.map_or_else(system_roots, load_roots)?)
+}
+
 /// For deliveries that ask for a name proven by one of the system's authorities. Where the system has none, every proof
 /// fails, and the second value says why.
 ///

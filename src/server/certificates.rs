@@ -1,18 +1,26 @@
 //! TLS as configured: which files the certificates are in, what each listener asks of its clients, and the set-ups for
 //! deliveries.
 
+use super::ServeError;
 use crate::config::{ClientCertificates, Config, ListenerSection, Problem};
+use crate::control::AcmeParts;
+use crate::control::acme::{self, AcmePlan};
+use crate::control::acme_challenges::Challenges;
 use crate::control::certificates::{
     CertificatePlan, CertificateView, Certificates, ClientRule, ListenerPlan, PairFiles,
 };
 use crate::control::log::EventLog;
 use crate::event::Severity;
+use crate::io::bind::{self, BindError};
 use crate::io::certificate::Pair;
 use crate::io::clock;
 use crate::io::own_certificate;
 use crate::io::presented::ClientProof;
 use crate::io::tls::{self, TlsSetup, TlsSetupError};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use tokio::net::TcpListener;
 
 /// What is said about each file that cannot be used.
 const HINT: &str = "the relay would not start; it reads these files as the user that it runs as";
@@ -38,11 +46,73 @@ pub(super) fn plan(config: &Config) -> CertificatePlan {
         let plan = ListenerPlan { logins: listener.authentication(), clients: client_rule(listener) };
         std::iter::repeat_n(plan, listener.address.len())
     });
+    let awaited = config.tls.acme.as_ref().map(|_| {
+        let file = acme::certificate_file(&acme_directory(config));
+        PairFiles { certificate: file.clone(), key: file, awaited: true }
+    });
     CertificatePlan {
-        pairs: pairs(config).map(|(_, pair)| pair).collect(),
+        pairs: pairs(config).map(|(_, pair)| pair).chain(awaited).collect(),
         own: Some((config.spool.dir.clone(), config.effective_hostname())),
         listeners: listeners.collect(),
     }
+}
+
+fn acme_directory(config: &Config) -> PathBuf {
+    config.spool.dir.join("tls").join("acme")
+}
+
+/// What is ordered by ACME.
+fn acme_plan(config: &Config) -> Result<Option<AcmePlan>, TlsSetupError> {
+    let Some(acme) = &config.tls.acme else { return Ok(None) };
+    Ok(Some(AcmePlan {
+        directory: acme.directory.clone(),
+        contact: acme.contact.iter().map(|address| format!("mailto:{address}")).collect(),
+        domains: acme.effective_domains(config.effective_hostname()),
+        tls: tls::client_verify_by(acme.authorities.as_deref())?,
+        files: acme_directory(config),
+        http: !acme.http.is_empty(),
+        alpn: !acme.alpn.is_empty(),
+    }))
+}
+
+/// The ports for challenges of ACME, bound and not yet listening.
+#[derive(Debug, Default)]
+pub(super) struct ChallengeSockets {
+    http: Vec<(SocketAddr, OwnedFd)>,
+    alpn: Vec<(SocketAddr, OwnedFd)>,
+}
+
+impl ChallengeSockets {
+    /// Binds them.
+    pub(super) fn bind(config: &Config) -> Result<ChallengeSockets, BindError> {
+        let Some(acme) = &config.tls.acme else { return Ok(ChallengeSockets::default()) };
+        let bound = |addresses: &[SocketAddr]| {
+            let mut sockets = Vec::new();
+            for &address in addresses {
+                sockets.extend(bind::reserve(address, 1)?.into_iter().map(|socket| (address, socket)));
+            }
+            Ok(sockets)
+        };
+        Ok(ChallengeSockets { http: bound(&acme.http)?, alpn: bound(&acme.alpn)? })
+    }
+}
+
+/// What orders a certificate, within the runtime.
+pub(super) fn acme_parts(config: &Config, sockets: ChallengeSockets) -> Result<Option<AcmeParts>, ServeError> {
+    let Some(plan) = acme_plan(config)? else { return Ok(None) };
+    let listening = |sockets: Vec<(SocketAddr, OwnedFd)>| {
+        let mut listeners = Vec::new();
+        for (address, socket) in sockets {
+            bind::listen(&socket, address).map_err(ServeError::Bind)?;
+            let listener = std::net::TcpListener::from(socket);
+            let ready = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+            listeners
+                .push(ready.map_err(|cause| ServeError::Start { what: "the port for challenges of ACME", cause })?);
+        }
+        Ok::<_, ServeError>(listeners)
+    };
+    let (http, alpn) = (listening(sockets.http)?, listening(sockets.alpn)?);
+    Ok(Some(AcmeParts { plan, challenges: Challenges::new()?, http, alpn }))
 }
 
 fn client_rule(listener: &ListenerSection) -> Option<ClientRule> {
@@ -71,7 +141,9 @@ fn pairs(config: &Config) -> impl Iterator<Item = (String, PairFiles)> {
 /// Every file that is read again while the relay runs.
 pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     let pairs = pairs(config).flat_map(|(_, pair)| [pair.certificate, pair.key]);
-    pairs.chain(config.listener.iter().filter_map(|listener| listener.client_authorities.clone())).collect()
+    let authorities = config.listener.iter().filter_map(|listener| listener.client_authorities.clone());
+    let acme = config.tls.acme.iter().filter_map(|acme| acme.authorities.clone());
+    pairs.chain(authorities).chain(acme).collect()
 }
 
 /// Reads all files with certificates, as the start will, and says what they are: a line for each certificate.
@@ -92,6 +164,9 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, Problem> {
     {
         ClientProof::load(&rule.authorities, rule.required)
             .map_err(|error| Problem::new(format!("listener[{index}].client_authorities"), error.to_string(), HINT))?;
+    }
+    if let Some(file) = config.tls.acme.as_ref().and_then(|acme| acme.authorities.as_deref()) {
+        tls::load_roots(file).map_err(|error| Problem::new("tls.acme.authorities", error.to_string(), HINT))?;
     }
     Ok(lines)
 }

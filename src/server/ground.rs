@@ -5,6 +5,7 @@
 //!
 //! As root nothing is opened in the spool: its owner could have put links there.
 
+use super::certificates::ChallengeSockets;
 use super::{ServeError, Sockets, bind_listeners, directory::DirectoryError};
 use crate::config::{Config, FilterSection, OauthSection};
 use crate::event::Severity;
@@ -71,6 +72,8 @@ pub enum GroundError {
 pub(super) struct Ground {
     /// Bound, not yet listening.
     pub(super) sockets: Sockets,
+    /// Bound, not yet listening, for challenges of ACME.
+    pub(super) challenges: ChallengeSockets,
     /// What the operator should know.
     pub(super) notes: Vec<(Severity, String)>,
 }
@@ -87,6 +90,7 @@ impl Ground {
         make_directory(&config.spool.dir, next.as_ref())
             .map_err(|cause| DirectoryError::Unusable { path: config.spool.dir.clone(), cause })?;
         let sockets = bind_listeners(config, config.effective_shards())?;
+        let challenges = ChallengeSockets::bind(config).map_err(ServeError::Bind)?;
         let mut notes = Vec::new();
         match &next {
             Some(user) => {
@@ -109,7 +113,7 @@ impl Ground {
             None => privileges::drop_capabilities().map_err(refused("capabilities cannot be dropped".into()))?,
         }
         notes.push(restrict(config, credential_file)?);
-        Ok(Ground { sockets, notes })
+        Ok(Ground { sockets, challenges, notes })
     }
 }
 

@@ -61,7 +61,7 @@ impl Client {
     }
 
     /// SHA-256 of the relay's certificate, as it is printed.
-    fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self) -> String {
         let certificate = &self.connection().peer_certificates().expect("a certificate")[0];
         fingerprint(certificate)
     }
@@ -72,7 +72,7 @@ fn fingerprint(certificate: &[u8]) -> String {
     digest.as_ref().iter().map(|octet| format!("{octet:02X}")).collect::<Vec<_>>().join(":")
 }
 
-fn any() -> Arc<ClientConfig> {
+pub fn any() -> Arc<ClientConfig> {
     ringpost::io::tls::client_opportunistic().expect("TLS")
 }
 
