@@ -153,6 +153,8 @@ pub fn server_config(
     // Tickets hold the state at the client. A server-side store would be a lock that all shards share.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
+    // All suites are sound; the strongest that both have is taken whatever order a client was given by somebody.
+    config.ignore_client_order = true;
     Ok(Arc::new(config))
 }
 
@@ -405,6 +407,23 @@ mod tests {
             let done = handshake(&server, &Arc::new(client));
             assert_eq!(done.negotiated_key_exchange_group().unwrap().name(), expected);
             assert_eq!(done.handshake_kind(), Some(HandshakeKind::Full), "no HelloRetryRequest");
+        }
+    }
+
+    #[test]
+    fn the_order_of_suites_is_ours() {
+        use rustls::CipherSuite;
+        let (chain, key) = self_signed("a.example").unwrap();
+        let server = server_config(chain, key, ticketer().unwrap()).unwrap();
+        for (versions, expected) in [
+            (&[&rustls::version::TLS13], CipherSuite::TLS13_AES_256_GCM_SHA384),
+            (&[&rustls::version::TLS12], CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+        ] {
+            let mut provider = aws_lc_rs::default_provider();
+            provider.cipher_suites.reverse();
+            let client = taking_any_certificate(Arc::new(provider), versions).unwrap().with_no_client_auth();
+            let done = handshake(&server, &Arc::new(client));
+            assert_eq!(done.negotiated_cipher_suite().unwrap().suite(), expected);
         }
     }
 
