@@ -310,6 +310,8 @@ const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");
 pub const FILTER_HEADERS_MAX: usize = 4_000;
 /// Octets of the reason for which a message came to be held.
 pub const HOLD_REASON_MAX: usize = 200;
+/// Messages that one tick releases whose domain was verified: their recipients are routed at once.
+pub const RELEASED_PER_TICK: usize = 1_000;
 /// Octets of a filter's own words in a reply.
 pub const FILTER_TEXT_MAX: usize = 200;
 /// Octets of an answer of a filter, whatever it is.

@@ -21,7 +21,7 @@ pub fn tenant(command: TenantCommand) -> Result<u8, Failure> {
     let (request, target, done) = match command {
         TenantCommand::Add { name, unverified, target } => {
             let domain = match unverified {
-                Unverified::Refuse => {
+                Unverified::Refuse | Unverified::Hold => {
                     format!(", and a domain to send as with `ringpost domain add --tenant {name} DOMAIN`")
                 }
                 Unverified::Pass => String::new(),
@@ -42,6 +42,11 @@ pub fn tenant(command: TenantCommand) -> Result<u8, Failure> {
         TenantCommand::Set { name, unverified, target } => {
             let done = match unverified {
                 Unverified::Refuse => format!("tenant {name} sends as its verified domains alone"),
+                Unverified::Hold => {
+                    format!(
+                        "tenant {name} sends as its verified domains alone; mail of those that it has added waits for them"
+                    )
+                }
                 Unverified::Pass => format!("tenant {name} sends as any domain, signed where it is verified"),
             };
             (IdentityRequest::SetTenant { name, enabled: None, unverified: Some(unverified) }, target, done)

@@ -14,8 +14,9 @@ use std::time::Duration;
 fn unverified(text_given: &str) -> Result<Unverified, String> {
     match text_given {
         "refuse" => Ok(Unverified::Refuse),
+        "hold" => Ok(Unverified::Hold),
         "pass" => Ok(Unverified::Pass),
-        _ => Err("refuse or pass".into()),
+        _ => Err("refuse, hold or pass".into()),
     }
 }
 
@@ -26,7 +27,8 @@ pub enum TenantCommand {
     Add {
         /// Its name: up to 64 ASCII characters without spaces
         name: String,
-        /// What becomes of its mail from domains that are not verified for it: `refuse`, or `pass` unsigned
+        /// What becomes of its mail from domains that are not verified for it: `refuse`, `hold` until they
+        /// are (those that were added), or `pass` unsigned
         #[arg(long, default_value = "refuse", value_parser = unverified)]
         unverified: Unverified,
         /// The relay.
@@ -62,7 +64,7 @@ pub enum TenantCommand {
     Set {
         /// Its name
         name: String,
-        /// `refuse`, or `pass` unsigned
+        /// `refuse`, `hold` until they are, or `pass` unsigned
         #[arg(long, value_parser = unverified)]
         unverified: Unverified,
         /// The relay.

@@ -21,6 +21,9 @@ use zeroize::Zeroizing;
 pub enum Unverified {
     /// It is refused.
     Refuse,
+    /// Where the domain was added, it is taken, signed with the keys that wait for their records, and held until these are seen;
+    /// else it is refused.
+    Hold,
     /// It goes out unsigned.
     #[default]
     Pass,
@@ -30,6 +33,7 @@ impl fmt::Display for Unverified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Unverified::Refuse => "refuse",
+            Unverified::Hold => "hold",
             Unverified::Pass => "pass",
         })
     }
@@ -152,9 +156,11 @@ impl Domain {
         self.verified_ms.is_some()
     }
 
-    /// The keys that sign a message to these domains: those that are for all of them, or else those that are for everybody.
+    /// The keys that sign a message to these domains: those that are for all of them, or else those that are for everybody. Before
+    /// the domain is verified these are the keys that it waits for: what they sign is held.
     pub fn keys_for<'a>(&'a self, recipients: impl Iterator<Item = &'a str> + Clone) -> Vec<&'a SigningKey> {
-        let active = || self.keys.iter().filter(|key| key.state == KeyState::Active);
+        let signs = if self.is_verified() { KeyState::Active } else { KeyState::Pending };
+        let active = || self.keys.iter().filter(move |key| key.state == signs);
         let fits = |key: &DomainKey| {
             let mut recipients = recipients.clone();
             recipients.all(|domain| key.recipients.iter().any(|own| own.eq_ignore_ascii_case(domain)))
@@ -214,6 +220,19 @@ pub fn not_verified(what: &str, domain: &str, known: Option<&Arc<Domain>>) -> Re
     };
     Reply::new(550, (5, 7, 1), text)
 }
+
+/// Why a message is held whose sender's domain is not verified yet.
+pub fn waits_reason(domain: &str) -> Box<str> {
+    format!("{WAITS_BEFORE}{domain}{WAITS_BEHIND}").into()
+}
+
+/// The domain that a message waits for which is held for this reason.
+pub fn waits_for(reason: &str) -> Option<&str> {
+    reason.strip_prefix(WAITS_BEFORE)?.strip_suffix(WAITS_BEHIND)
+}
+
+const WAITS_BEFORE: &str = "domain ";
+const WAITS_BEHIND: &str = " is not verified yet";
 
 /// The refusal of a message whose author is not clear.
 pub const AUTHOR_UNCLEAR: Reply =

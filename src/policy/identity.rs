@@ -5,7 +5,7 @@
 
 use crate::address::Address;
 use crate::clock::UnixTime;
-use crate::policy::domain::{AUTHOR_UNCLEAR, Authors, Domain, Unverified, authors, not_verified};
+use crate::policy::domain::{AUTHOR_UNCLEAR, Authors, Domain, Unverified, authors, not_verified, waits_reason};
 use crate::policy::quota::{Accounts, Quotas, SharedUsage};
 use crate::reply::Reply;
 use crate::smtp::scram::ScramKeys;
@@ -263,6 +263,15 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// How a message of a tenant leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Passage {
+    /// The domain that signs it; none: it goes unsigned.
+    pub signer: Option<Arc<Domain>>,
+    /// Why it is held, when it is ([`crate::policy::domain::waits_for`] reads it).
+    pub held: Option<Box<str>>,
+}
+
 /// All identities, as they are at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
@@ -342,39 +351,56 @@ impl Directory {
         }
     }
 
-    /// Whether a tenant may use this reverse path. Whoever is no tenant here may use every one.
-    pub fn may_return_to(&self, tenant: &str, sender: &Address) -> Result<(), Reply> {
-        if self.tenant(tenant).is_none_or(|tenant| tenant.unverified == Unverified::Pass) {
-            return Ok(());
+    /// What becomes of a tenant's mail from domains that are not verified. Whoever is no tenant here may send as any.
+    fn unverified(&self, tenant: &str) -> Unverified {
+        self.tenant(tenant).map_or(Unverified::Pass, |tenant| tenant.unverified)
+    }
+
+    /// Whether a tenant may use this reverse path, and the domain that must be verified before such a message goes out.
+    pub fn may_return_to(&self, tenant: &str, sender: &Address) -> Result<Option<&Arc<Domain>>, Reply> {
+        let unverified = self.unverified(tenant);
+        if unverified == Unverified::Pass {
+            return Ok(None);
         }
         let name = sender.routing_domain().unwrap_or_else(|_| sender.domain().into());
         match self.speaker(tenant, &name) {
-            Some(domain) if domain.is_verified() => Ok(()),
+            Some(domain) if domain.is_verified() => Ok(None),
+            Some(domain) if unverified == Unverified::Hold => Ok(Some(domain)),
             known => Err(not_verified("sender", &name, known)),
         }
     }
 
-    /// The domain that signs a message of this tenant with these headers: that of its author, once it is verified. Or its
-    /// refusal; None where it may go unsigned.
-    pub fn signer(&self, tenant: &str, section: &[u8]) -> Result<Option<Arc<Domain>>, Reply> {
-        let strict = self.tenant(tenant).is_some_and(|tenant| tenant.unverified == Unverified::Refuse);
+    /// Who signs a message of this tenant with this reverse path and these headers, which is the domain of its author, and
+    /// which domain it waits for; or its refusal. One that waits for two domains is refused.
+    pub fn passage(&self, tenant: &str, sender: Option<&Address>, section: &[u8]) -> Result<Passage, Reply> {
+        let unverified = self.unverified(tenant);
+        let strict = unverified != Unverified::Pass;
         if !strict && !self.domains.contains_key(tenant) {
-            return Ok(None);
+            return Ok(Passage::default());
         }
+        let mut waits_for = match sender {
+            Some(sender) => self.may_return_to(tenant, sender)?,
+            None => None,
+        };
         let domains = match authors(section) {
             Authors::Domains(domains) => domains,
             Authors::Absent | Authors::Unclear if strict => return Err(AUTHOR_UNCLEAR),
-            Authors::Absent | Authors::Unclear => return Ok(None),
+            Authors::Absent | Authors::Unclear => return Ok(Passage::default()),
         };
         let mut signer = None;
         for name in &domains {
             match self.speaker(tenant, name) {
                 Some(domain) if domain.is_verified() => signer = signer.or(Some(domain)),
+                Some(domain)
+                    if unverified == Unverified::Hold && waits_for.is_none_or(|other| other.name == domain.name) =>
+                {
+                    (signer, waits_for) = (signer.or(Some(domain)), Some(domain));
+                }
                 known if strict => return Err(not_verified("From header", name, known)),
                 _ => {}
             }
         }
-        Ok(signer.cloned())
+        Ok(Passage { signer: signer.cloned(), held: waits_for.map(|domain| waits_reason(&domain.name)) })
     }
 
     /// The tenant of this name.
@@ -527,10 +553,10 @@ mod tests {
             domain("a", "a.example", Some(1)),
         ];
         let directory = Directory::new(vec![strict, tenant("a")], vec![]).with_domains(domains, &Directory::default());
-        let path = |tenant: &str, sender: &str| directory.may_return_to(tenant, &address(sender));
+        let path = |tenant: &str, sender: &str| directory.may_return_to(tenant, &address(sender)).map(|_| ());
         let signer = |tenant: &str, from: &str| {
-            let signer = directory.signer(tenant, format!("From: {from}\r\n\r\n").as_bytes());
-            signer.map(|domain| domain.map_or(String::new(), |domain| domain.name.to_string()))
+            let passage = directory.passage(tenant, None, format!("From: {from}\r\n\r\n").as_bytes());
+            passage.map(|passage| passage.signer.map_or(String::new(), |domain| domain.name.to_string()))
         };
         for sender in ["x@own.example", "x@Deep.in.Own.example"] {
             assert_eq!(path("strict", sender), Ok(()));
@@ -557,6 +583,43 @@ mod tests {
         assert_eq!(signer("a", "x@own.example, y@a.example"), Ok("a.example".into()));
         assert_eq!(signer("a", "nobody"), Ok(String::new()));
         assert_eq!((path("gone", "x@own.example"), signer("gone", "x@own.example")), (Ok(()), Ok(String::new())));
+    }
+
+    #[test]
+    fn mail_waits_for_one_domain_that_was_added() {
+        let domain = |name: &str, verified_ms| Domain {
+            name: name.into(),
+            tenant: "a".into(),
+            created_ms: 1,
+            verified_ms,
+            keys: Vec::new(),
+            revision: 1,
+        };
+        let holds = Tenant { unverified: Unverified::Hold, ..tenant("a") };
+        let domains = vec![domain("good.example", Some(1)), domain("new.example", None), domain("late.example", None)];
+        let directory = Directory::new(vec![holds], vec![]).with_domains(domains, &Directory::default());
+        let passage = |sender: &str, from: &str| {
+            let passage = directory.passage("a", Some(&address(sender)), format!("From: {from}\r\n\r\n").as_bytes());
+            passage.map(|Passage { signer, held }| {
+                let held = held.map(|reason| crate::policy::domain::waits_for(&reason).map(str::to_owned).unwrap());
+                (signer.map(|domain| domain.name.to_string()).unwrap_or_default(), held.unwrap_or_default())
+            })
+        };
+        let is = |signer: &str, held: &str| Ok((signer.to_owned(), held.to_owned()));
+        assert_eq!(passage("x@good.example", "x@good.example"), is("good.example", ""));
+        assert_eq!(passage("x@new.example", "x@new.example"), is("new.example", "new.example"));
+        assert_eq!(passage("x@new.example", "x@good.example"), is("good.example", "new.example"));
+        assert_eq!(passage("x@good.example", "x@good.example, x@new.example"), is("good.example", "new.example"));
+        for (sender, from) in [
+            ("x@new.example", "x@late.example"),
+            ("x@good.example", "x@new.example, x@late.example"),
+            ("x@else.example", "x@new.example"),
+            ("x@new.example", "x@else.example"),
+        ] {
+            let refused = passage(sender, from).unwrap_err().to_string();
+            assert!(refused.starts_with("550 5.7.1 "), "{sender}, {from}: {refused}");
+        }
+        assert_eq!(crate::policy::domain::waits_for("filter x: domain y is not verified yet"), None);
     }
 
     #[test]

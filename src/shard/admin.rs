@@ -140,6 +140,11 @@ impl Core {
         changed as u64
     }
 
+    /// Releases a message that waits for nothing any more.
+    pub(super) fn release_held(&mut self, slot: Slot, now: Now) {
+        self.act_on(slot, &queue::Filter::default(), Act::Release, now);
+    }
+
     /// Writes down which recipients are on hold, or no longer, so that a restart knows.
     fn record_acts(&mut self, slot: Slot, kind: OutcomeKind, now: Now) {
         let held = kind == OutcomeKind::Held;

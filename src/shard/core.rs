@@ -32,6 +32,7 @@ use crate::shard::signing::Signing;
 use crate::shard::site::Sites;
 use crate::shard::storing::{AwaitingRoom, Pending, Storing};
 use crate::shard::tenants::Tenants;
+use crate::shard::waiting_for_domain::WaitingForDomain;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
@@ -100,6 +101,7 @@ pub struct Core {
     pub(super) filtering: Filtering,
     /// Messages for which a segment is being prepared.
     pub(super) awaiting_room: AwaitingRoom,
+    pub(super) waiting_for_domain: WaitingForDomain,
     /// Sessions whose content goes to a file of its own.
     pub(super) spilling: HashMap<MessageId, ConnId>,
     pub(super) unsent_notifications: Vec<Unsent>,
@@ -189,6 +191,7 @@ impl Core {
             signing: Signing::default(),
             filtering: Filtering::default(),
             awaiting_room: AwaitingRoom::default(),
+            waiting_for_domain: WaitingForDomain::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
             unreadable: HashSet::default(),
@@ -321,6 +324,7 @@ impl Core {
         self.retry_blocked_reports(now);
         self.append_unsent_notifications(now);
         self.retry_reports();
+        self.release_verified(now);
         self.tell_drops();
         self.tell_refused_connections();
     }

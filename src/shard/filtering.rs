@@ -111,7 +111,7 @@ impl Core {
             incoming.trace_len += headers.len();
             incoming.len += headers.len() as u64;
             incoming.counted += headers.len();
-            incoming.envelope.held = held;
+            incoming.envelope.held = held.or(incoming.envelope.held);
             match signer {
                 Some(domain) => {
                     self.content_octets += incoming.counted;
@@ -139,7 +139,7 @@ impl Core {
             return Ok(());
         };
         let finished = result.and_then(|Passed { headers, held }| {
-            incoming.envelope.held = held;
+            incoming.envelope.held = held.or(incoming.envelope.held.take());
             self.finish_spill(incoming, &headers, now)
         });
         if finished.is_err() {

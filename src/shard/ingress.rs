@@ -13,7 +13,7 @@ use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
 use crate::policy::admission::Refusal;
 use crate::policy::domain::Domain;
 use crate::policy::headers::{section_len, without};
-use crate::policy::identity::Credential;
+use crate::policy::identity::{Credential, Passage};
 use crate::policy::quota::Counted;
 use crate::policy::trace;
 use crate::reply::Reply;
@@ -284,10 +284,8 @@ impl Receiving<'_> {
         let (trace, received) = incoming.content.split_at(incoming.trace_len);
         let directory = self.core.directory.load();
         let Envelope { tenant, reverse_path, .. } = &incoming.envelope;
-        if let Some(sender) = reverse_path {
-            directory.may_return_to(tenant, sender)?;
-        }
-        let signer = directory.signer(tenant, received)?;
+        let Passage { signer, held } = directory.passage(tenant, reverse_path.as_ref(), received)?;
+        incoming.envelope.held = held;
         if listener.submission {
             let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
             let (section, rest) = received.split_at(section_len(received).unwrap_or(received.len()));

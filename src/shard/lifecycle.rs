@@ -39,6 +39,7 @@ impl Core {
                 })
                 .collect();
             let tenant = self.tenants.id_of(&envelope.tenant);
+            self.note_wait(id, &envelope);
             let new = NewMessage { id, envelope, content: message.content.into(), states: Some(states), tenant };
             self.queue.insert(new, now);
         }

@@ -25,5 +25,6 @@ pub mod site;
 pub mod spilling;
 pub mod storing;
 pub mod tenants;
+pub mod waiting_for_domain;
 pub mod why;
 pub mod work;

@@ -230,6 +230,7 @@ impl Core {
         if !self.settings.hold && envelope.held.is_none() && !chunks.is_empty() {
             self.retained.keep(id, chunks);
         }
+        self.note_wait(id, &envelope);
         let message = NewMessage { id, envelope, content: content.into(), states: None, tenant };
         self.queue.insert(message, now);
         self.metrics.messages_received += 1;

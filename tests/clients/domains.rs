@@ -334,3 +334,41 @@ fn what_a_filter_adds_leaves_signatures_good() {
     assert_eq!(results, [(active.clone(), json!([])), (active, json!([]))]);
     relay.stop();
 }
+
+#[test]
+fn mail_waits_until_its_domain_is_verified() {
+    let (names, sink) = (NameServer::new(), Sink::new());
+    let relay = start(&names, &sink);
+    relay.command(&["tenant", "add", "default", "--unverified", "hold"]).succeeded();
+    let content = |name: &str| format!("From: ann@origin.test\r\nTo: {name}@dest.test\r\n\r\nHello.\r\n").into_bytes();
+    let refused = submit(&relay, "ann@origin.test", "early@dest.test", &content("early"));
+    assert!(refused.contains("not one of yours"), "{refused}");
+    relay.command(&["domain", "add", "origin.test"]).succeeded();
+    let mut large = content("large");
+    large.extend(b"Hello, hello, hello.\r\n".repeat(30_000));
+    for (name, content) in [("small", content("small")), ("large", large), ("gone", content("gone"))] {
+        let to = format!("{name}@dest.test");
+        assert!(submit(&relay, "ann@origin.test", &to, &content).starts_with("250 "), "{name}");
+    }
+    let refused = submit(&relay, "ann@other.test", "x@dest.test", &content("x"));
+    assert!(refused.contains("not one of yours"), "{refused}");
+    let listed = relay.json(&["queue", "list"]);
+    for message in listed.as_array().expect("a list") {
+        let shown = relay.json(&["queue", "show", message["id"].as_str().expect("an id")]).to_string();
+        assert!(shown.contains("it is held, since domain origin.test is not verified yet"), "{shown}");
+    }
+    relay.command(&["queue", "delete", "--recipient", "gone@dest.test"]).succeeded();
+    // It waits on after a start, and then goes out with good signatures.
+    publish(&relay, &names, "pending");
+    let directory = relay.stop();
+    let dns = format!("[dns]\nservers = \"{}\"", names.address);
+    let relay = Setup::new().next_hop(sink.address).sections(&dns).start_in(directory);
+    relay.command(&["domain", "verify", "origin.test"]).succeeded();
+    let recipients = ["small@dest.test".to_owned(), "large@dest.test".to_owned()];
+    recipients.iter().for_each(|recipient| drop(sink.wait_for(recipient)));
+    relay.wait_empty();
+    let active = selectors(&relay, "active");
+    let Some(results) = verified(&relay, &sink, &recipients, &records(&relay)) else { return };
+    assert_eq!(results, [(active.clone(), json!([])), (active, json!([]))]);
+    relay.stop();
+}
