@@ -164,6 +164,17 @@ pub fn serve(config: &Config, terminal: &Terminal) -> Result<(), ServeError> {
 }
 
 fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> Result<(), ServeError> {
+    let start = |what| move |cause| ServeError::Start { what, cause };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(start("the control thread's runtime"))?;
+    // From here on a signal is an orderly stop: what is still to be started is started, and then drained.
+    let signals = {
+        let _within = runtime.enter();
+        signals().map_err(start("the handling of signals"))?
+    };
     let shards = config.effective_shards();
     let directory = SpoolDirectory::open(&config.spool.dir)?;
     if let Some(warning) = directory.warning() {
@@ -193,6 +204,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         identities.take_credentials(file, crate::io::clock::now().unix)?;
     }
     let login_key = control::identities::random()?;
+    let salt_key = identities.salt_key()?;
     let first_login = match terminal.recipe_for {
         Some(_) if config.listener.iter().any(ListenerSection::authentication) => {
             identities.first_login(crate::io::clock::now().unix)?
@@ -228,12 +240,8 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         io_memory,
         directory: identities.directory(),
         login_key,
+        salt_key,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(2)
-        .build()
-        .map_err(|cause| ServeError::Start { what: "the control thread's runtime", cause })?;
     let (mailboxes, senders) = shard_mailboxes(shards);
     let (reports, inbox) = inbox(CONTROL_INBOX, |report| !matches!(report, Report::Event { .. }));
     let (ended, all_ended) = unbounded_channel();
@@ -254,6 +262,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         senders,
         inbox,
         ended: all_ended,
+        signals,
     };
     let outcome = runtime.block_on(control_loop(parts));
     // Lookups and connections under way hold nothing that must be kept.
@@ -275,6 +284,7 @@ struct ShardPlan {
     io_memory: usize,
     directory: SharedDirectory,
     login_key: [u8; 32],
+    salt_key: [u8; 32],
 }
 
 /// The core of one shard; runs on the shard's thread.
@@ -295,6 +305,7 @@ impl ShardPlan {
             spool_written: self.spool_written,
             directory: Arc::clone(&self.directory),
             login_key: self.login_key,
+            salt_key: self.salt_key,
             recovering: true,
         }
     }
@@ -437,6 +448,7 @@ struct LoopParts<'a> {
     senders: Vec<Sender<ToShard>>,
     inbox: Inbox<Report>,
     ended: UnboundedReceiver<ThreadEnd>,
+    signals: UnboundedReceiver<&'static str>,
 }
 
 async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
@@ -454,6 +466,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         senders,
         inbox,
         ended,
+        signals,
     } = parts;
     let start = |what| move |cause| ServeError::Start { what, cause };
     let sandbox_address = services.sandbox_address();
@@ -486,7 +499,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         monitoring,
         sandbox,
         ended,
-        signals: signals().map_err(start("the handling of signals"))?,
+        signals,
         notify: notifier(config, terminal, log, sandbox_address, first_login.as_ref()),
         watchdog: sd_notify::watchdog_enabled(),
     };

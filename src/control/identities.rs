@@ -32,6 +32,7 @@ pub const FILE_NAME: &str = "identities.redb";
 
 const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants");
 const CREDENTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("credentials");
+const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 
 /// Octets that the database may keep in memory: all of it is in the snapshot anyway.
 const CACHE_OCTETS: usize = 1 << 20;
@@ -358,6 +359,19 @@ impl Identities {
         credential.ok_or_else(|| IdentityError::Absent("credential", login.into()))
     }
 
+    /// The key with which salts are made for names that nobody has: made once, and kept.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written.
+    pub fn salt_key(&self) -> Result<[u8; 32], IdentityError> {
+        if let Some(kept) = self.read::<[u8; 32]>(KEYS)?.first() {
+            return Ok(*kept);
+        }
+        let key = random()?;
+        self.put(KEYS, "salts", &key)?;
+        Ok(key)
+    }
+
     pub(super) fn put<T: Serialize>(
         &self,
         table: TableDefinition<'_, &'static str, &'static [u8]>,
@@ -549,11 +563,13 @@ mod tests {
         assert!(verify(&credential.secrets, password.as_bytes(), NOW));
         assert!(!verify(&credential.secrets, b"wrong", NOW) && !verify(&[], password.as_bytes(), NOW));
         assert!(!format!("{credential:?}").contains("argon2"), "hashes are not shown");
+        let salt_key = identities.salt_key().unwrap();
         drop(identities);
         let text = std::fs::read(path.join(FILE_NAME)).unwrap();
         assert_eq!(memchr::memmem::find(&text, password.as_bytes()), None, "the secret is not kept");
 
         let identities = Identities::open(&path).unwrap();
+        assert_eq!(identities.salt_key().unwrap(), salt_key);
         assert_eq!(identities.directory().load().credential("app"), Some(&credential));
         let rotate = IdentityRequest::RotateCredential { login: "app".into(), overlap_ms: 500 };
         let (_, newer) = secret(identities.handle(rotate, NOW).unwrap());

@@ -296,7 +296,7 @@ mod tests {
             name: "example.org".into(),
             tenant: "a".into(),
             created_ms: 0,
-            verified_ms: None,
+            verified_ms: Some(1),
             keys,
             revision: 1,
         };
@@ -308,6 +308,10 @@ mod tests {
         assert_eq!(selectors(&["Big.example", "x.example"]), usual);
         let big = ["SigningKey(big._domainkey.example.org, ed25519)"];
         assert_eq!(selectors(&["Big.example", "mail.big.example"]), big);
+        // Before it is verified those sign that wait for their records.
+        let unverified = Domain { verified_ms: None, ..domain.clone() };
+        let waiting = unverified.keys_for(["x.example"].into_iter());
+        assert_eq!(format!("{waiting:?}"), "[SigningKey(new._domainkey.example.org, ed25519)]");
     }
 
     #[test]

@@ -17,7 +17,10 @@ const NONCE_OCTETS: usize = 18;
 
 /// One shard's source of answers.
 pub struct ScramSource {
+    /// Makes nonces.
     key: hmac::Key,
+    /// Makes what a name gets that nobody has.
+    names: hmac::Key,
     shard: u8,
     /// Nonces given out.
     count: u64,
@@ -30,16 +33,20 @@ impl fmt::Debug for ScramSource {
 }
 
 impl ScramSource {
-    /// `secret`: random octets of the process that nobody else knows, the same for all shards.
-    pub fn new(secret: &[u8; 32], shard: u8) -> ScramSource {
-        // A key of its own: what is made with it is shown to clients, and must not say anything of remembered logins.
-        let own = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"answers to clients of SCRAM");
-        ScramSource { key: hmac::Key::new(hmac::HMAC_SHA256, own.as_ref()), shard, count: 0 }
+    /// `secret`: random octets of the process that nobody else knows, the same for all shards. `lasting`: such that stay the same
+    /// over restarts, or else who asks before and after one could tell real salts from those made up.
+    pub fn new(secret: &[u8; 32], lasting: &[u8; 32], shard: u8) -> ScramSource {
+        // Keys of their own: what is made with them is shown to clients, and must not say anything of remembered logins.
+        let own = |secret| {
+            let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"answers to clients of SCRAM");
+            hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())
+        };
+        ScramSource { key: own(secret), names: own(lasting), shard, count: 0 }
     }
 
     /// What a client that gives this name is told.
     pub fn offer(&mut self, name: &str, directory: &Directory, now: UnixTime) -> ScramOffer {
-        let nonce = self.made(&[b"nonce", &[self.shard], &self.count.to_be_bytes()]);
+        let nonce = made(&self.key, &[b"nonce", &[self.shard], &self.count.to_be_bytes()]);
         self.count += 1;
         let nobody = self.nobody(name);
         let secrets = directory.credential(name).map_or(&[][..], |credential| &credential.secrets);
@@ -56,19 +63,19 @@ impl ScramSource {
     /// Keys that no proof fits, always the same for a name.
     fn nobody(&self, name: &str) -> ScramKeys {
         let [whole, stored, server] =
-            [&b"salt"[..], b"stored", b"server"].map(|use_| self.made(&[use_, b"\0", name.as_bytes()]));
+            [&b"salt"[..], b"stored", b"server"].map(|use_| made(&self.names, &[use_, b"\0", name.as_bytes()]));
         let mut salt = [0; SALT_OCTETS];
         salt.copy_from_slice(&whole[..SALT_OCTETS]);
         ScramKeys { salt, iterations: ITERATIONS, stored, server }
     }
+}
 
-    fn made(&self, parts: &[&[u8]]) -> ScramKey {
-        let mut context = hmac::Context::with_key(&self.key);
-        parts.iter().for_each(|part| context.update(part));
-        let mut out = ScramKey::default();
-        out.copy_from_slice(context.sign().as_ref());
-        out
-    }
+fn made(key: &hmac::Key, parts: &[&[u8]]) -> ScramKey {
+    let mut context = hmac::Context::with_key(key);
+    parts.iter().for_each(|part| context.update(part));
+    let mut out = ScramKey::default();
+    out.copy_from_slice(context.sign().as_ref());
+    out
 }
 
 #[cfg(test)]
@@ -87,7 +94,7 @@ mod tests {
 
     #[test]
     fn names_that_nobody_has_look_like_others() {
-        let mut source = ScramSource::new(&[7; 32], 1);
+        let mut source = ScramSource::new(&[7; 32], &[8; 32], 1);
         let known = directory(vec![secret("x", 1, None)]);
         let now = UnixTime::from_millis(1);
         let offers = ["app", "nobody", "nobody", "other"].map(|name| source.offer(name, &known, now));
@@ -96,15 +103,20 @@ mod tests {
         assert_eq!(nobody.salt, again.salt);
         assert!(nobody.salt != other.salt && nobody.nonce != again.nonce);
         assert!(offers.iter().all(|offer| offer.keys.len() == SECRETS_MAX && offer.iterations == ITERATIONS));
-        assert_eq!(ScramSource::new(&[7; 32], 2).offer("nobody", &known, now).salt, nobody.salt, "in each shard");
-        assert_ne!(ScramSource::new(&[7; 32], 2).offer("nobody", &known, now).nonce, app.nonce);
+        let of = |secret, lasting, shard| {
+            ScramSource::new(&[secret; 32], &[lasting; 32], shard).offer("nobody", &known, now)
+        };
+        assert_eq!(of(7, 8, 2).salt, nobody.salt, "in each shard");
+        assert_eq!(of(9, 8, 1).salt, nobody.salt, "after a restart");
+        assert_ne!(of(7, 9, 1).salt, nobody.salt);
+        assert!(of(7, 8, 2).nonce != app.nonce && of(9, 8, 1).nonce != app.nonce);
         let old = directory(vec![SecretHash { phc: "".into(), until_ms: None, scram: None }]);
         assert_ne!(source.offer("app", &old, now).salt, [1; SALT_OCTETS]);
     }
 
     #[test]
     fn secrets_count_until_their_time_and_only_with_the_salt_that_is_told() {
-        let mut source = ScramSource::new(&[7; 32], 1);
+        let mut source = ScramSource::new(&[7; 32], &[8; 32], 1);
         let mut real = |directory: &Directory, now| {
             let offer = source.offer("app", directory, UnixTime::from_millis(now));
             offer.keys.iter().filter(|keys| keys.salt == [1; SALT_OCTETS]).count()

@@ -251,6 +251,7 @@ mod tests {
                     spool_written: UnixTime::default(),
                     directory: Arc::default(),
                     login_key: [0; 32],
+                    salt_key: [0; 32],
                     recovering: false,
                 })
             };

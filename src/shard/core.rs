@@ -65,6 +65,8 @@ pub struct CoreParts {
     pub directory: Arc<ArcSwap<Directory>>,
     /// The key under which logins are remembered.
     pub login_key: [u8; 32],
+    /// The key with which salts are made for names that nobody has.
+    pub salt_key: [u8; 32],
     /// Whether recovery will send messages and then [`ToShard::RecoveryDone`].
     pub recovering: bool,
 }
@@ -158,6 +160,7 @@ impl Core {
             spool_written,
             directory,
             login_key,
+            salt_key,
             recovering,
         } = parts;
         let log = Log::new(
@@ -185,7 +188,7 @@ impl Core {
             tenants: Tenants::default(),
             directory,
             logins: Logins::new(&login_key),
-            scram: ScramSource::new(&login_key, shard),
+            scram: ScramSource::new(&login_key, &salt_key, shard),
             ids: MessageIds::above(shard, spool_written),
             storing: Storing::default(),
             signing: Signing::default(),

@@ -121,6 +121,7 @@ impl Machine {
             spool_written: UnixTime::from_millis(0),
             directory: Arc::default(),
             login_key: [7; 32],
+            salt_key: [7; 32],
             recovering: false,
         });
         let mut machine = Machine {

@@ -91,6 +91,7 @@ impl World {
                     spool_written: self.spool_written,
                     directory: self.plan.directory(),
                     login_key: [7; 32],
+                    salt_key: [7; 32],
                     recovering: true,
                 })
             })
