@@ -183,8 +183,8 @@ impl State {
                     );
                     (Severity::Error, text)
                 } else {
-                    let text =
-                        format!("TLS: the certificate {file} for {title} ends in {left} days, on {end}: renew it");
+                    let when = if left == 0 { "within a day".to_owned() } else { format!("in {left} days") };
+                    let text = format!("TLS: the certificate {file} for {title} ends {when}, on {end}: renew it");
                     (Severity::Warning, text)
                 });
             }
