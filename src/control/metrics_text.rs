@@ -218,13 +218,18 @@ pub fn certificates(text: &mut String, figures: &CertificateFigures) {
     header(text, name, "gauge", "When a certificate of the listeners ends, in seconds since 1970");
     for one in &figures.certificates {
         let (file, names) = (label(&one.file), label(&one.names.join(" ")));
-        let _ = writeln!(text, "{name}{{file=\"{file}\",names=\"{names}\"}} {}", one.not_after_unix_s);
+        let (print, end) = (&one.fingerprint_sha256, one.not_after_unix_s);
+        let _ = writeln!(text, "{name}{{file=\"{file}\",names=\"{names}\",sha256=\"{print}\"}} {end}");
     }
-    let unusable = figures.certificates.iter().filter(|one| one.trouble.is_some()).count() as u64;
     for (name, kind, help, value) in [
         ("certificate_reloads_total", "counter", "Times that certificates were read again", figures.reloads),
         ("certificate_failures_total", "counter", "Files with certificates that could not be used", figures.failures),
-        ("certificates_outdated", "gauge", "Certificates in use whose file cannot be used as it is now", unusable),
+        (
+            "certificates_outdated",
+            "gauge",
+            "Files with certificates or authorities that cannot be used as they are now",
+            figures.outdated,
+        ),
     ] {
         single(text, &format!("ringpost_{name}"), kind, help, value);
     }
