@@ -104,7 +104,7 @@ pub const SERVER_NAMES_MAX: usize = 1000;
 pub const CERTIFICATES_MAX: usize = 1000;
 /// Names of a certificate that is ordered by ACME, at most: what public authorities take.
 pub const ACME_NAMES_MAX: usize = 100;
-/// Connections to the ports for challenges of ACME that are answered at a time; further ones wait to be accepted.
+/// Connections to one port for challenges of ACME at a time; a further one ends the oldest.
 pub const CHALLENGE_CONNECTIONS_MAX: usize = 64;
 /// Octets of an answer of an ACME server: a chain of certificates takes some thousand.
 pub const ACME_ANSWER_OCTETS_MAX: usize = 256 * 1024;

@@ -66,6 +66,7 @@ fn help_is_given_for_every_command_and_is_no_error() {
         vec!["queue", "delete", "--help"],
         vec!["status", "--help"],
         vec!["sandbox", "list", "--help"],
+        vec!["certificate", "list", "--help"],
         vec!["spool", "verify", "--help"],
         vec!["send", "--help"],
         vec!["completions", "--help"],

@@ -96,6 +96,7 @@ fn a_spool_that_root_made_is_told_with_the_chown_to_run() {
 
 #[test]
 fn a_key_that_the_user_may_not_read_is_told_with_the_cure() {
+    // A user that is known by /etc/passwd alone.
     let Some((mut setup, place)) = setup("key") else { return };
     let pair = rcgen::KeyPair::generate().expect("a key");
     let made = rcgen::CertificateParams::new(vec!["relay.test".to_owned()]).expect("a name");
@@ -106,20 +107,20 @@ fn a_key_that_the_user_may_not_read_is_told_with_the_cure() {
     let mode = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a mode");
     };
-    setup.dns.push_str(&format!("[process]\nuser = \"{USER}\"\n[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n"));
+    setup.dns.push_str(&format!("[process]\nuser = \"daemon\"\n[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n"));
     let (directory, key) = (key.parent().expect("its directory").to_owned(), key);
     for (directory_mode, cure) in [
-        (0o700, format!("chgrp nogroup {}; chmod 750 {}", directory.display(), directory.display())),
-        (0o755, format!("chgrp nogroup {}; chmod 640 {}", key.display(), key.display())),
+        (0o700, format!("chgrp daemon {}; chmod 750 {}", directory.display(), directory.display())),
+        (0o755, format!("chgrp daemon {}; chmod 640 {}", key.display(), key.display())),
     ] {
         mode(&directory, directory_mode);
         mode(&key, 0o600);
         let (code, text) = setup.refusal();
         assert_eq!(code, 78, "{text}");
-        assert!(text.contains("the user `nobody` may not") && text.contains(&cure), "{cure}: {text}");
+        assert!(text.contains("the user `daemon` may not") && text.contains(&cure), "{cure}: {text}");
     }
     // The cure is one.
-    let group = nix::unistd::Group::from_name("nogroup").expect("the list of groups").expect("its group").gid;
+    let group = nix::unistd::Group::from_name("daemon").expect("the list of groups").expect("its group").gid;
     nix::unistd::chown(&key, None, Some(group)).expect("it is given to the group");
     mode(&key, 0o640);
     let program = setup.start();

@@ -106,6 +106,7 @@ fn list(out: &mut dyn Write, certificates: &[CertificateView]) -> io::Result<()>
         writeln!(out, "from         {}", one.not_before)?;
         let left = match one.days_left {
             days if days < 0 => "it has ended".to_owned(),
+            0 => "less than a day left".to_owned(),
             days => format!("{} left", counted(days.unsigned_abs(), "day")),
         };
         writeln!(out, "until        {}, {left}", one.not_after)?;

@@ -13,12 +13,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 /// How long one connection may take.
 const TIME_MAX: Duration = Duration::from_secs(10);
@@ -111,17 +111,19 @@ impl Challenges {
     }
 }
 
+/// The oldest connection makes room for a new one, so that clients that only hold theirs are in nobody's way.
 async fn serve<F: Future<Output = ()> + Send + 'static>(listener: TcpListener, answer: impl Fn(TcpStream) -> F) {
-    let room = Arc::new(Semaphore::new(CHALLENGE_CONNECTIONS_MAX));
-    // It is never closed.
-    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+    let mut under_way: VecDeque<AbortHandle> = VecDeque::with_capacity(CHALLENGE_CONNECTIONS_MAX);
+    loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answered = answer(stream);
-                tokio::spawn(async move {
-                    answered.await;
-                    drop(place);
-                });
+                under_way.retain(|one| !one.is_finished());
+                if under_way.len() >= CHALLENGE_CONNECTIONS_MAX
+                    && let Some(oldest) = under_way.pop_front()
+                {
+                    oldest.abort();
+                }
+                under_way.push_back(tokio::spawn(answer(stream)).abort_handle());
             }
             // Most likely no descriptor is left; the client waits meanwhile.
             Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,

@@ -54,21 +54,25 @@ impl From<Error> for OrderError {
             Error::Api(problem) => problem.r#type.as_deref().unwrap_or("").rsplit(':').next().unwrap_or("").to_owned(),
             _ => String::new(),
         };
-        // The causes behind an error say what went wrong; its own text often does not.
-        let (mut text, mut cause) = (error.to_string(), std::error::Error::source(&error));
-        while let Some(inner) = cause {
-            let more = inner.to_string();
-            if !text.contains(&more) {
-                text = format!("{text}: {more}");
-            }
-            cause = inner.source();
-        }
         OrderError {
             account_is_gone: kind == "accountDoesNotExist",
             limited: kind == "rateLimited",
-            ..OrderError::new(text)
+            ..OrderError::new(with_causes(&error))
         }
     }
+}
+
+/// The causes behind an error say what went wrong; its own text often does not.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
 }
 
 /// A certificate and its key, as PEM.
@@ -97,10 +101,7 @@ impl Http {
     async fn exchange(self, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, Error> {
         let url = request.uri().to_string();
         let other = |text: String| Error::Other(format!("{url}: {text}").into());
-        let response = self.client.request(request).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            other(cause)
-        })?;
+        let response = self.client.request(request).await.map_err(|error| other(with_causes(&error)))?;
         let (parts, body) = response.into_parts();
         if matches!(parts.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             let seconds =

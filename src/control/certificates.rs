@@ -119,6 +119,8 @@ pub struct CertificateFigures {
     pub reloads: u64,
     /// Files that could not be used, each time counted.
     pub failures: u64,
+    /// Files that cannot be used as they are now.
+    pub outdated: u64,
 }
 
 /// What tells one state of a file from another; None when it cannot be looked at.
@@ -183,8 +185,8 @@ impl State {
                     );
                     (Severity::Error, text)
                 } else {
-                    let text =
-                        format!("TLS: the certificate {file} for {title} ends in {left} days, on {end}: renew it");
+                    let when = if left == 0 { "within a day".to_owned() } else { format!("in {left} days") };
+                    let text = format!("TLS: the certificate {file} for {title} ends {when}, on {end}: renew it");
                     (Severity::Warning, text)
                 });
             }
@@ -196,6 +198,36 @@ impl State {
     }
 }
 
+/// What all files hold now.
+struct FilesRead {
+    stamps: HashMap<PathBuf, Stamp>,
+    /// None where one is awaited.
+    pairs: Vec<Option<Result<Pair, TlsSetupError>>>,
+    /// None where no certificates of clients are asked for.
+    proofs: Vec<Option<Result<ClientProof, TlsSetupError>>>,
+}
+
+impl FilesRead {
+    fn of<'a>(pairs: &[PairFiles], rules: impl Iterator<Item = Option<&'a ClientRule>>) -> FilesRead {
+        let mut stamps = HashMap::new();
+        // Before they are read: what changes meanwhile is seen at the next look.
+        let mut seen = |path: &Path| stamps.insert(path.to_owned(), stamp(path));
+        let of_pair = |files: &PairFiles| {
+            seen(&files.certificate);
+            seen(&files.key);
+            let missing = files.awaited && !files.certificate.exists();
+            (!missing).then(|| Pair::load(&files.certificate, &files.key))
+        };
+        let pairs = pairs.iter().map(of_pair).collect();
+        let mut of_rule = |rule: &ClientRule| {
+            seen(&rule.authorities);
+            ClientProof::load(&rule.authorities, rule.required)
+        };
+        let proofs = rules.map(|rule| rule.map(&mut of_rule)).collect();
+        FilesRead { stamps, pairs, proofs }
+    }
+}
+
 /// The certificates of all listeners.
 #[derive(Debug)]
 pub struct Certificates {
@@ -203,6 +235,9 @@ pub struct Certificates {
     kinds: Vec<Kind>,
     tickets: Tickets,
     log: Option<EventLog>,
+    /// Held by a reload from its beginning to its end.
+    reloading: Mutex<()>,
+    /// Held for moments alone: the control thread asks for lists.
     state: Mutex<State>,
 }
 
@@ -213,14 +248,20 @@ impl Certificates {
     /// For the first file that cannot be used.
     pub fn open(plan: CertificatePlan, log: Option<&EventLog>, now: UnixTime) -> Result<Certificates, TlsSetupError> {
         let tickets = tls::ticketer()?;
-        let mut state = State::default();
-        for files in &plan.pairs {
-            state.stamps.extend(files.paths().map(|path| (path.to_owned(), stamp(path))));
-            let pair = match Pair::load(&files.certificate, &files.key) {
-                Ok(pair) => Some(pair),
-                Err(error) if !files.awaited => return Err(error),
-                Err(_) if !files.certificate.exists() => None,
-                Err(error) => {
+        let mut kinds: Vec<Option<ClientRule>> = Vec::new();
+        for listener in &plan.listeners {
+            if !kinds.contains(&listener.clients) {
+                kinds.push(listener.clients.clone());
+            }
+        }
+        let read = FilesRead::of(&plan.pairs, kinds.iter().map(Option::as_ref));
+        let mut state = State { stamps: read.stamps, ..State::default() };
+        for (files, pair) in plan.pairs.iter().zip(read.pairs) {
+            let pair = match pair {
+                Some(Ok(pair)) => Some(pair),
+                None => None,
+                Some(Err(error)) if !files.awaited => return Err(error),
+                Some(Err(error)) => {
                     let text = format!("TLS: {error}; another one is awaited");
                     log.iter().for_each(|log| log.notice(Severity::Error, &text));
                     None
@@ -228,26 +269,20 @@ impl Certificates {
             };
             state.pairs.push(pair.map(|pair| InForce { file: files.certificate.clone(), pair }));
         }
-        state.own = own(&plan, &state, log, now)?;
-        let presented = Arc::new(Presented::new(state.in_force().into_iter().map(|one| &one.pair)));
-        let mut kinds: Vec<Kind> = Vec::new();
-        for listener in &plan.listeners {
-            if kinds.iter().any(|kind| kind.rule == listener.clients) {
-                continue;
-            }
-            let rule = listener.clients.clone();
-            let proof = match &rule {
-                Some(rule) => {
-                    state.stamps.insert(rule.authorities.clone(), stamp(&rule.authorities));
-                    Some(ClientProof::load(&rule.authorities, rule.required)?)
-                }
-                None => None,
-            };
-            let listener = ListenerTls::new(Arc::clone(&presented), proof.clone(), &tickets)?;
-            state.proofs.push(proof);
-            kinds.push(Kind { rule, presented: Arc::new(ArcSwap::from_pointee(listener)) });
+        if state.pairs.iter().all(Option::is_none) {
+            state.own = own(&plan, log, now)?;
         }
-        Ok(Certificates { plan, kinds, tickets, log: log.cloned(), state: Mutex::new(state) })
+        let presented = Arc::new(Presented::new(state.in_force().into_iter().map(|one| &one.pair)));
+        let of_kind = |(rule, proof): (Option<ClientRule>, Option<Result<ClientProof, TlsSetupError>>)| {
+            let proof = proof.transpose()?;
+            let listener = ListenerTls::new(Arc::clone(&presented), proof.clone(), &tickets)?;
+            Ok((Kind { rule, presented: Arc::new(ArcSwap::from_pointee(listener)) }, proof))
+        };
+        let kinds: Result<Vec<_>, TlsSetupError> = kinds.into_iter().zip(read.proofs).map(of_kind).collect();
+        let (kinds, proofs) = kinds?.into_iter().unzip();
+        state.proofs = proofs;
+        let (log, reloading, state) = (log.cloned(), Mutex::new(()), Mutex::new(state));
+        Ok(Certificates { plan, kinds, tickets, log, reloading, state })
     }
 
     /// What each listener presents, in their order.
@@ -261,55 +296,61 @@ impl Certificates {
 
     /// Reads all files again and puts in force what can be used. Blocks.
     pub fn reload(&self, now: UnixTime) -> Reloaded {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        // Files are read before the state is taken: a disk that is slow must not hold up whoever asks for a list.
+        let read = FilesRead::of(&self.plan.pairs, self.kinds.iter().map(|kind| kind.rule.as_ref()));
+        let any = read.pairs.iter().any(|pair| matches!(pair, Some(Ok(_))));
+        let stands_in = !any && self.state().pairs.iter().all(Option::is_none);
+        let own = if stands_in { own(&self.plan, self.log.as_ref(), now) } else { Ok(None) };
         let mut state = self.state();
-        let mut reloaded = Reloaded::default();
+        let (mut reloaded, mut troubles) = (Reloaded::default(), Vec::new());
         state.reloads += 1;
         state.troubles.clear();
-        for (index, files) in self.plan.pairs.iter().enumerate() {
-            state.stamps.extend(files.paths().map(|path| (path.to_owned(), stamp(path))));
-            if files.awaited && !files.certificate.exists() {
-                continue;
-            }
-            match Pair::load(&files.certificate, &files.key) {
-                Ok(pair) => {
-                    let Some(place) = state.pairs.get_mut(index) else { continue };
+        state.stamps = read.stamps;
+        for (files, (place, pair)) in self.plan.pairs.iter().zip(state.pairs.iter_mut().zip(read.pairs)) {
+            match pair {
+                None => {}
+                Some(Ok(pair)) => {
                     if place.as_ref().is_none_or(|old| old.pair.facts != pair.facts) {
                         reloaded.changed.push(files.certificate.display().to_string());
                         self.tell_new(&files.certificate, &pair);
                     }
                     *place = Some(InForce { file: files.certificate.clone(), pair });
                 }
-                Err(error) => self.failed(&mut state, &mut reloaded, &files.certificate, &error),
+                Some(Err(error)) => troubles.push((files.certificate.clone(), error)),
             }
         }
-        match own(&self.plan, &state, self.log.as_ref(), now) {
-            Ok(own) => {
-                let fingerprint = |own: &InForce| own.pair.facts.fingerprint;
-                if let Some(new) = &own
-                    && state.own.as_ref().map(fingerprint) != Some(fingerprint(new))
-                {
+        match own {
+            Ok(None) => {}
+            Ok(Some(new)) => {
+                if state.own.as_ref().is_none_or(|old| old.pair.facts != new.pair.facts) {
                     reloaded.changed.push(new.file.display().to_string());
                 }
-                state.own = own.or_else(|| state.own.take());
+                state.own = Some(new);
             }
             Err(error) => {
                 let file = self.plan.own.as_ref().map_or_else(PathBuf::new, |(spool, _)| spool.join("tls"));
-                self.failed(&mut state, &mut reloaded, &file, &error);
+                troubles.push((file, error));
             }
         }
         let presented = Arc::new(Presented::new(state.in_force().into_iter().map(|one| &one.pair)));
-        for (index, kind) in self.kinds.iter().enumerate() {
-            if let Some(rule) = &kind.rule {
-                state.stamps.insert(rule.authorities.clone(), stamp(&rule.authorities));
-                match ClientProof::load(&rule.authorities, rule.required) {
-                    Ok(proof) => state.proofs[index] = Some(proof),
-                    Err(error) => self.failed(&mut state, &mut reloaded, &rule.authorities, &error),
-                }
+        for (kind, (place, proof)) in self.kinds.iter().zip(state.proofs.iter_mut().zip(read.proofs)) {
+            match (proof, &kind.rule) {
+                (Some(Ok(proof)), _) => *place = Some(proof),
+                (Some(Err(error)), Some(rule)) => troubles.push((rule.authorities.clone(), error)),
+                _ => {}
             }
-            match ListenerTls::new(Arc::clone(&presented), state.proofs[index].clone(), &self.tickets) {
+            match ListenerTls::new(Arc::clone(&presented), place.clone(), &self.tickets) {
                 Ok(listener) => kind.presented.store(Arc::new(listener)),
-                Err(error) => self.failed(&mut state, &mut reloaded, Path::new(""), &error),
+                Err(error) => troubles.push((PathBuf::new(), error)),
             }
+        }
+        for (file, error) in troubles {
+            state.failures += 1;
+            let text = error.to_string();
+            self.tell(Severity::Error, &format!("TLS: what was read before stays in use: {text}"));
+            reloaded.failed.push(text.clone());
+            state.troubles.insert(file, text);
         }
         reloaded.in_force = state.in_force().len();
         self.warn(&mut state, now);
@@ -318,7 +359,7 @@ impl Certificates {
 
     /// Looks for files that have changed since they were read, reads them, and warns of certificates that end soon. Blocks.
     pub fn look(&self, now: UnixTime) -> Option<Reloaded> {
-        if self.is_due(&self.state(), now) {
+        if self.is_due(now) {
             return Some(self.reload(now));
         }
         self.warn(&mut self.state(), now);
@@ -326,21 +367,26 @@ impl Certificates {
     }
 
     /// Whether a file has changed and is settled, or the own certificate is to be made anew.
-    fn is_due(&self, state: &State, now: UnixTime) -> bool {
-        let mut changed = false;
-        for (path, known) in &state.stamps {
-            let present = stamp(path);
-            let changed_at = present.map_or(0, |(_, _, _, seconds, _)| u64::try_from(seconds).unwrap_or(0));
-            if present != *known {
-                let age = now.as_millis().saturating_sub(changed_at.saturating_mul(1000));
-                if age < SETTLED.as_millis() as u64 {
-                    return false;
-                }
-                changed = true;
-            }
-        }
-        let own = state.own.as_ref().filter(|_| state.pairs.iter().all(Option::is_none));
-        changed || own.is_some_and(|own| own.pair.facts.not_after < now.after(OWN_NEARLY_OVER))
+    fn is_due(&self, now: UnixTime) -> bool {
+        let (stamps, own_is_over) = {
+            let state = self.state();
+            let own = state.own.as_ref().filter(|_| state.pairs.iter().all(Option::is_none));
+            let over = |own: &InForce| own.pair.facts.not_after < now.after(OWN_NEARLY_OVER);
+            (state.stamps.clone(), own.is_some_and(over))
+        };
+        let changed: Vec<Stamp> = stamps
+            .iter()
+            .map(|(path, known)| (stamp(path), known))
+            .filter(|(present, known)| present != *known)
+            .map(|(present, _)| present)
+            .collect();
+        let settled = |present: &Stamp| {
+            let at = present.map_or(0, |(_, _, _, seconds, _)| u64::try_from(seconds).unwrap_or(0));
+            let at = UnixTime::from_millis(at.saturating_mul(1000));
+            // One of the future was written before the clock went back.
+            at > now || now.since(at) >= SETTLED
+        };
+        (!changed.is_empty() && changed.iter().all(settled)) || own_is_over
     }
 
     /// Reads all files again beside the runtime's own thread.
@@ -397,19 +443,16 @@ impl Certificates {
     pub fn figures(&self, now: UnixTime) -> CertificateFigures {
         let certificates = self.list(now);
         let state = self.state();
-        CertificateFigures { certificates, reloads: state.reloads, failures: state.failures }
+        CertificateFigures {
+            certificates,
+            reloads: state.reloads,
+            failures: state.failures,
+            outdated: state.troubles.len() as u64,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failed(&self, state: &mut State, reloaded: &mut Reloaded, file: &Path, error: &TlsSetupError) {
-        state.failures += 1;
-        let text = error.to_string();
-        self.tell(Severity::Error, &format!("TLS: what was read before stays in use: {text}"));
-        reloaded.failed.push(text.clone());
-        state.troubles.insert(file.to_owned(), text);
     }
 
     fn tell_new(&self, file: &Path, pair: &Pair) {
@@ -438,12 +481,6 @@ impl Certificates {
     }
 }
 
-impl PairFiles {
-    fn paths(&self) -> impl Iterator<Item = &Path> {
-        [self.certificate.as_path(), self.key.as_path()].into_iter()
-    }
-}
-
 impl CertificateView {
     fn of(file: &Path, facts: &CertificateFacts, now: UnixTime) -> CertificateView {
         CertificateView {
@@ -464,15 +501,8 @@ impl CertificateView {
 }
 
 /// The certificate that stands in while there is no other; made where it is missing or nearly over.
-fn own(
-    plan: &CertificatePlan,
-    state: &State,
-    log: Option<&EventLog>,
-    now: UnixTime,
-) -> Result<Option<InForce>, TlsSetupError> {
-    let Some((spool, name)) = plan.own.as_ref().filter(|_| state.pairs.iter().all(Option::is_none)) else {
-        return Ok(None);
-    };
+fn own(plan: &CertificatePlan, log: Option<&EventLog>, now: UnixTime) -> Result<Option<InForce>, TlsSetupError> {
+    let Some((spool, name)) = &plan.own else { return Ok(None) };
     let own = own_certificate(spool, name, now)?;
     let pair = Pair::new(own.chain, own.key, &own.file)?;
     if let Some(log) = log.filter(|_| own.made) {

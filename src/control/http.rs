@@ -9,15 +9,16 @@
 //! | GET /v1/sites, /v1/status | sites with their limits; the state of the program |
 //! | POST /v1/identities | an [`IdentityReply`]; the body is an [`IdentityRequest`] |
 //! | POST /v1/domains | a [`DomainReply`]; the body is a [`DomainRequest`] |
-//! | GET /v1/certificates | the listeners' certificates: a list of [`CertificateView`] |
-//! | POST /v1/certificates/{reload,renew} | a [`Reloaded`]; null: an order begins |
+//! | GET /v1/certificates | the listeners' certificates: a list of [`CertificateView`](super::certificates::CertificateView) |
+//! | POST /v1/certificates/{reload,renew} | a [`Reloaded`](super::certificates::Reloaded); null: an order begins |
 //! | GET /v1/sandbox, /v1/sandbox/{number or id} | what the sandbox took |
 //! | GET /metrics, /healthz, /readyz | for monitoring |
 //!
 //! Errors are `{"error": …, "hint": …}` with 400, 404, 503 (try again) or 504 (a shard did not answer).
 
 use super::acme::Acme;
-use super::certificates::{CertificateView, Certificates, Reloaded};
+use super::certificate_routes::certificate_router;
+use super::certificates::Certificates;
 use super::domain_check::DomainCheck;
 use super::domain_requests::{DomainReply, DomainRequest};
 use super::identities::{Identities, IdentityError};
@@ -26,6 +27,7 @@ use super::metrics_text::ProcessFigures;
 use super::monitoring::monitoring_router;
 use super::requests::{AskError, Requests};
 use super::sandbox::Sandbox;
+use super::sandbox_routes::sandbox_router;
 use crate::id::MessageId;
 use crate::limits::ADMIN_PAGE_MAX;
 use crate::metrics::ShardMetrics;
@@ -152,7 +154,7 @@ impl Shared {
 pub(super) struct Failure(pub(super) StatusCode, pub(super) String, pub(super) String);
 
 impl Failure {
-    fn bad(error: impl Into<String>, hint: impl Into<String>) -> Failure {
+    pub(super) fn bad(error: impl Into<String>, hint: impl Into<String>) -> Failure {
         Failure(StatusCode::BAD_REQUEST, error.into(), hint.into())
     }
 }
@@ -347,12 +349,9 @@ pub fn admin_router(shared: Arc<Shared>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/identities", post(identities))
         .route("/v1/domains", post(domains))
-        .route("/v1/certificates", get(certificates))
-        .route("/v1/certificates/reload", post(reload_certificates))
-        .route("/v1/certificates/renew", post(renew_certificate))
-        .route("/v1/sandbox", get(sandbox_list))
-        .route("/v1/sandbox/{name}", get(sandbox_show))
         .with_state(Arc::clone(&shared))
+        .merge(certificate_router(Arc::clone(&shared)))
+        .merge(sandbox_router(Arc::clone(&shared)))
         .merge(monitoring_router(shared))
 }
 
@@ -375,24 +374,6 @@ async fn domains(
 ) -> Result<Json<DomainReply>, Failure> {
     let Json(request) = request?;
     Ok(Json(shared.domains.handle(request).await?))
-}
-
-async fn certificates(State(shared): State<Arc<Shared>>) -> Json<Vec<CertificateView>> {
-    Json(shared.certificates.list(crate::io::clock::now().unix))
-}
-
-async fn reload_certificates(State(shared): State<Arc<Shared>>) -> Json<Reloaded> {
-    Json(shared.certificates.reload_now().await)
-}
-
-async fn renew_certificate(State(shared): State<Arc<Shared>>) -> Result<Json<()>, Failure> {
-    match &shared.acme {
-        Some(acme) => {
-            acme.renew();
-            Ok(Json(()))
-        }
-        None => Err(Failure::bad("no certificate is ordered by ACME", "add [tls.acme] to the configuration")),
-    }
 }
 
 async fn list(
@@ -572,29 +553,4 @@ async fn status(State(shared): State<Arc<Shared>>) -> Result<Json<Status>, Failu
         expired: total.expired,
         resident_octets: figures.resident_octets,
     }))
-}
-
-fn no_sandbox() -> Failure {
-    Failure(
-        StatusCode::NOT_FOUND,
-        "the sandbox does not run".into(),
-        "it runs without a configuration, or with [sandbox] enabled = true".into(),
-    )
-}
-
-async fn sandbox_list(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
-    let sandbox = shared.sandbox.as_ref().ok_or_else(no_sandbox)?;
-    Ok(Json(sandbox.list()).into_response())
-}
-
-async fn sandbox_show(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Response, Failure> {
-    let sandbox = shared.sandbox.as_ref().ok_or_else(no_sandbox)?;
-    match sandbox.show(&name) {
-        Some(message) => Ok(Json(message).into_response()),
-        None => Err(Failure(
-            StatusCode::NOT_FOUND,
-            format!("the sandbox has no message `{name}`"),
-            "give a number of `ringpost sandbox list`, or the id it was queued under; old messages go".into(),
-        )),
-    }
 }

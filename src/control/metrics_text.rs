@@ -245,13 +245,18 @@ pub fn certificates(text: &mut String, figures: &CertificateFigures) {
     header(text, name, "gauge", "When a certificate of the listeners ends, in seconds since 1970");
     for one in &figures.certificates {
         let (file, names) = (label(&one.file), label(&one.names.join(" ")));
-        let _ = writeln!(text, "{name}{{file=\"{file}\",names=\"{names}\"}} {}", one.not_after_unix_s);
+        let (print, end) = (&one.fingerprint_sha256, one.not_after_unix_s);
+        let _ = writeln!(text, "{name}{{file=\"{file}\",names=\"{names}\",sha256=\"{print}\"}} {end}");
     }
-    let unusable = figures.certificates.iter().filter(|one| one.trouble.is_some()).count() as u64;
     for (name, kind, help, value) in [
         ("certificate_reloads_total", "counter", "Times that certificates were read again", figures.reloads),
         ("certificate_failures_total", "counter", "Files with certificates that could not be used", figures.failures),
-        ("certificates_outdated", "gauge", "Certificates in use whose file cannot be used as it is now", unusable),
+        (
+            "certificates_outdated",
+            "gauge",
+            "Files with certificates or authorities that cannot be used as they are now",
+            figures.outdated,
+        ),
     ] {
         single(text, &format!("ringpost_{name}"), kind, help, value);
     }
@@ -277,6 +282,7 @@ fn label(value: &str) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::control::certificates::CertificateView;
     use std::collections::HashMap;
 
     /// Reads the text format strictly enough to find mistakes: every sample has a TYPE before it, names and values are
@@ -335,6 +341,40 @@ pub(super) mod tests {
         assert!((samples["ringpost_commit_seconds_sum"] - 8.0).abs() < 0.2);
         assert!(samples["process_resident_memory_bytes"] > 100_000.0);
         assert!(samples["process_open_fds"] > 2.0);
+    }
+
+    #[test]
+    fn certificates_are_told_by_file_names_and_end() {
+        let mut text = render(&ShardMetrics::new(0), &ProcessFigures::default());
+        let one = CertificateView {
+            file: "a\"b.pem".into(),
+            names: vec!["a.test".into(), "*.a.test".into()],
+            default: true,
+            subject: String::new(),
+            issuer: String::new(),
+            not_before: String::new(),
+            not_after: String::new(),
+            not_after_unix_s: 1_790_000_000,
+            days_left: 1,
+            fingerprint_sha256: "00:FF".into(),
+            public_key_sha256: String::new(),
+            trouble: None,
+        };
+        let certificates = vec![one];
+        super::certificates(&mut text, &CertificateFigures { certificates, reloads: 3, failures: 2, outdated: 1 });
+        acme(&mut text, 5, 4);
+        let samples = parse(&text);
+        let series = "ringpost_certificate_expiry_timestamp_seconds{file=\"a\\\"b.pem\",names=\"a.test *.a.test\",sha256=\"00:FF\"}";
+        assert_eq!(samples[series], 1_790_000_000.0);
+        for (name, value) in [
+            ("certificate_reloads_total", 3.0),
+            ("certificate_failures_total", 2.0),
+            ("certificates_outdated", 1.0),
+            ("acme_orders_total", 5.0),
+            ("acme_failures_total", 4.0),
+        ] {
+            assert_eq!(samples[&format!("ringpost_{name}")], value, "{name}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod acme;
 pub mod acme_challenges;
 pub mod acme_client;
 pub mod authentication;
+pub mod certificate_routes;
 pub mod certificates;
 pub mod domain_check;
 pub mod domain_requests;
@@ -30,6 +31,7 @@ pub mod requests;
 pub mod resolve;
 pub mod rspamd;
 pub mod sandbox;
+pub mod sandbox_routes;
 
 use crate::event::{Event, Severity};
 use crate::io::dns::Resolver;

@@ -16,10 +16,16 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Read by libraries of this process: name service, trust roots, and what the kernel tells of this machine and process.
-const SYSTEM_FILES: [&str; 17] = [
+/// Read by libraries of this process: name service, names of users, trust roots, and what the kernel tells of this machine and
+/// process.
+const SYSTEM_FILES: [&str; 22] = [
     "/etc/resolv.conf",
     "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/etc/group",
     "/etc/ssl",
     "/etc/pki",
     "/etc/ca-certificates",

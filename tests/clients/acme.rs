@@ -3,7 +3,9 @@
 use super::acme_server::AcmeServer;
 use super::certificates::{Client, any};
 use super::relay::{Directory, Relay, Setup, free_address, text};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,13 +73,6 @@ fn a_certificate_is_ordered_by_http_kept_and_renewed() {
     assert_ne!(first, second);
     open.expect("NOOP", "250");
     assert_eq!(server.counts(), (1, 2, 2), "one account, two orders, two nonces refused");
-    // What is not asked by the server is not answered.
-    let mut socket = std::net::TcpStream::connect(http).expect("the port for challenges");
-    let request = "GET /.well-known/acme-challenge/token_0-a-test HTTP/1.1\r\nHost: a.test\r\n\r\n";
-    std::io::Write::write_all(&mut socket, request.as_bytes()).expect("a request");
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut socket, &mut answer).expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     drop(open);
     let directory = relay.stop();
 
@@ -97,6 +92,39 @@ fn a_certificate_is_ordered_by_http_kept_and_renewed() {
 }
 
 #[test]
+fn the_port_for_challenges_knows_nothing_else_and_no_idle_client_blocks_it() {
+    let http = free_address();
+    let server = AcmeServer::start(http.port(), 0);
+    server.behave(|behaviour| behaviour.failing_challenges = 1);
+    let more = format!("http = \"{http}\"\nauthorities = {:?}", server.root);
+    let relay = start(&server, &more, Directory::new());
+    wait_notice(&relay, 1, "ACME: no certificate");
+    // A challenge that is over, other paths, other methods, what is no HTTP at all, and a head without an end.
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(20_000));
+    for (request, answer) in [
+        ("GET /.well-known/acme-challenge/token_0-a-test HTTP/1.1\r\nHost: a.test\r\n\r\n", "HTTP/1.1 404 "),
+        ("GET /.well-known/acme-challenge/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "HTTP/1.1 404 "),
+        ("GET /metrics HTTP/1.1\r\nHost: a.test\r\n\r\n", "HTTP/1.1 404 "),
+        ("POST /v1/queue/delete HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 404 "),
+        ("EHLO a.test\r\n\r\n", "HTTP/1.1 400 "),
+        (&long, "HTTP/1.1 4"),
+    ] {
+        let mut socket = TcpStream::connect(http).expect("the port for challenges");
+        socket.write_all(request.as_bytes()).expect("a request");
+        // It may be cut short where not all of the request was read.
+        let mut got = Vec::new();
+        let _ = socket.read_to_end(&mut got);
+        let got = String::from_utf8_lossy(&got);
+        assert!(got.starts_with(answer), "{request:.60}: {got}");
+    }
+    let idle: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(http).expect("a connection")).collect();
+    relay.command(&["certificate", "renew"]).succeeded();
+    wait_notice(&relay, 1, ISSUED);
+    drop(idle);
+    relay.stop();
+}
+
+#[test]
 fn a_certificate_is_ordered_by_tls_alpn() {
     let alpn = free_address();
     let server = AcmeServer::start(0, alpn.port());
@@ -104,6 +132,21 @@ fn a_certificate_is_ordered_by_tls_alpn() {
     let relay = start(&server, &more, Directory::new());
     wait_notice(&relay, 1, ISSUED);
     Client::connect(&relay, &trusting(&server), "b.test").expect("the certificate proves the name");
+    // Nothing else is there, and what is over is forgotten.
+    let mut config = (*any()).clone();
+    for protocols in [vec![], vec![b"h2".to_vec()], vec![b"acme-tls/1".to_vec()]] {
+        config.alpn_protocols = protocols;
+        let name = "a.test".try_into().expect("a name");
+        let mut connection = ClientConnection::new(Arc::new(config.clone()), name).expect("a client");
+        let mut socket = TcpStream::connect(alpn).expect("the port for challenges");
+        let mut handshake = || {
+            while connection.is_handshaking() {
+                connection.complete_io(&mut socket)?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        assert!(handshake().is_err());
+    }
     relay.stop();
 }
 

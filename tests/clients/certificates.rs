@@ -176,7 +176,7 @@ fn certificates_are_chosen_by_name_and_read_again_under_open_sessions() {
     assert!(shown.contains(&second) && shown.contains("sha256//") && shown.contains("2 certificates"), "{shown}");
     let metrics = metrics(&relay);
     let wanted = format!(
-        "ringpost_certificate_expiry_timestamp_seconds{{file=\"{}\",names=\"mail.test\"}} ",
+        "ringpost_certificate_expiry_timestamp_seconds{{file=\"{}\",names=\"mail.test\",sha256=\"{second}\"}} ",
         certificate.display()
     );
     assert!(metrics.contains(&wanted) && metrics.contains("\nringpost_certificates_outdated 1\n"), "{metrics}");
