@@ -36,6 +36,7 @@ address = "127.0.0.1:$port"
 kind = "submission"
 CONFIG
 (umask 077 && echo "app:secret" > "$dir/logins")
+: > "$dir/log"
 "$bin/ringpost" serve --config "$dir/relay.toml" --credential-file "$dir/logins" 2> "$dir/log" &
 relay=$!
 until grep -q "listens on" "$dir/log"; do

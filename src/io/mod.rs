@@ -19,6 +19,7 @@ mod listener;
 pub mod mailbox;
 mod net;
 pub mod own_certificate;
+pub mod priority;
 pub mod privileges;
 pub mod probe;
 mod ring;
