@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use super::auth::add;
-use super::relay::{Relay, Setup, free_address};
+use super::relay::{Setup, free_address};
 use super::sink::{ALL, Sink};
 use super::talk::{Talk, plain};
 use base64::Engine as _;
