@@ -168,6 +168,8 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
+        // They compute password hashes: whoever guesses must not take cores from the mail.
+        .on_thread_start(crate::io::priority::step_back)
         .build()
         .map_err(start("the control thread's runtime"))?;
     // From here on a signal is an orderly stop: what is still to be started is started, and then drained.

@@ -4,7 +4,7 @@
 //! io_uring of its own. The [`ledger`] compares what was acknowledged with what arrived, through a [`record`] of each side.
 //! [`results`] are what is known of a run, [`html`] shows them, [`compare`] tells two of them apart. [`profiles`] put all of
 //! it around the program under test, which [`relay`] runs and whose [`buckets`] of times it reads, and hold it against a bare
-//! sync by [`sync_probe`]; [`delay`] puts a distance in between, and [`names`] makes up the domains.
+//! sync by [`sync_probe`]; [`delay`] puts a distance in between, [`names`] makes up the domains, and [`siege`] is of those who mean no good.
 //!
 //! [`source`] and [`sink`] are a second pair, of threads that block and speak the program's own client protocol: for tests
 //! that hold single sessions in their hands (gates, breaking off, waiting for a refusal), not for load.
@@ -31,6 +31,7 @@ pub mod report;
 pub mod results;
 pub mod send;
 pub mod session;
+pub mod siege;
 pub mod sink;
 pub mod sink_session;
 pub mod source;

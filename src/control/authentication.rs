@@ -12,7 +12,7 @@ use crate::clock::Instant;
 use crate::event::{Event, Severity};
 use crate::io::clock;
 use crate::io::mailbox::Sender;
-use crate::limits::LOGINS_WAITING_MAX;
+use crate::limits::{LOGIN_DELAY_MAX, LOGINS_WAITING_MAX};
 use crate::policy::identity::{Credential, Refusal, SecretHash};
 use crate::policy::lockout::{Lockout, network_of};
 use crate::policy::logins::{Granted, Logins};
@@ -118,12 +118,12 @@ impl Parts {
         if let Some(granted) = self.recall(question) {
             return Ok(granted);
         }
-        if let Some(rest) = self.lockout().locked_for(name, question.client, clock::now().instant) {
-            return Err(Reply::new(
-                454,
-                (4, 7, 0),
-                format!("Too many failed logins; try again in {} minutes", rest.as_secs().div_ceil(60)),
-            ));
+        let locked = self.lockout().locked_for(name, question.client, clock::now().instant);
+        if let Some(rest) = locked {
+            // Else whoever is locked could ask the faster.
+            self.hold_back(LOGIN_DELAY_MAX).await;
+            let minutes = rest.as_secs().div_ceil(60);
+            return Err(Reply::new(454, (4, 7, 0), format!("Too many failed logins; try again in {minutes} minutes")));
         }
         let Some(checked) = self.check(question).await else { return Err(AUTH_UNAVAILABLE) };
         match checked {

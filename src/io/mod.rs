@@ -22,6 +22,7 @@ pub mod mailbox;
 mod net;
 pub mod own_certificate;
 pub mod presented;
+pub mod priority;
 pub mod privileges;
 pub mod probe;
 mod ring;

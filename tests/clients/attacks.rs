@@ -2,11 +2,12 @@
 
 use super::PATIENCE;
 use super::auth::add;
-use super::relay::{Relay, Setup, free_address};
+use super::relay::{Setup, free_address};
 use super::sink::{ALL, Sink};
 use super::talk::{Talk, plain};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ringpost_load::siege::{self, SiegeConfig};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -283,11 +284,16 @@ fn guessing_ends_in_a_lock_and_costs_no_hash_then() {
     });
     assert!(replies.iter().all(|reply| reply == "535 5.7.8 Authentication credentials invalid\r\n"), "{replies:?}");
     assert_eq!(hashes() - before, 20, "two for each");
-    let mut talk = Talk::tls(relay.address);
-    let reply = talk.say(&plain("app", &password));
-    assert!(reply.starts_with("454 4.7.0 Too many failed logins; try again in "), "{reply}");
-    let mut clients = Talk::tls(relay.address);
-    assert!(clients.say(&plain("app", "guess")).starts_with("454 4.7.0 "), "the answer is the same for a wrong one");
+    // The answer is the same for the right password and for a wrong one, and comes as late as to the last failure.
+    std::thread::scope(|scope| {
+        for tried in [&*password, "guess"] {
+            let address = relay.address;
+            scope.spawn(move || {
+                let reply = Talk::tls(address).say(&plain("app", tried));
+                assert!(reply.starts_with("454 4.7.0 Too many failed logins; try again in "), "{reply}");
+            });
+        }
+    });
     assert_eq!(hashes() - before, 20, "none for a locked account");
     let failed = relay.log.all().iter().filter(|line| line.contains("\"login_failed\"")).count();
     assert_eq!(failed, 10, "each failure is told");
@@ -446,8 +452,7 @@ fn what_clients_and_destinations_say_begins_no_header() {
 }
 
 /// A message of a client that does nothing wrong.
-fn send_well(relay: &Relay, password: &str) {
-    let mut talk = Talk::tls(relay.address);
+fn send_well(mut talk: Talk, password: &str) {
     talk.expect(&plain("app", password), "235 ");
     begin(&mut talk, "bob@dest.test");
     talk.expect("DATA", "354 ");
@@ -471,7 +476,7 @@ fn mail_is_taken_while_others_dawdle_and_guess() {
     let relay = Setup::new().listener(IMPLICIT).hold().sections("tarpit_after = 1").start();
     let password = add(&relay, "app", &[]);
     // Logged in once, it is known to all shards.
-    send_well(&relay, &password);
+    send_well(Talk::tls(relay.address), &password);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _ending = Ending(&over);
@@ -502,7 +507,7 @@ fn mail_is_taken_while_others_dawdle_and_guess() {
         relay.wait_log(|event| event.to_string().contains("logins from 127.0.0.0/24 are locked"));
         let deadline = Instant::now() + PATIENCE;
         for _ in 0..20 {
-            send_well(&relay, &password);
+            send_well(Talk::tls(relay.address), &password);
             for (socket, talk) in slow.iter_mut().zip(&mut inside) {
                 socket.write_all(&[3]).expect("another octet");
                 talk.send(b"O");
@@ -512,5 +517,38 @@ fn mail_is_taken_while_others_dawdle_and_guess() {
     });
     let received = relay.log.all().iter().filter(|line| line.contains("\"received\"")).count();
     assert_eq!(received, 21);
+    relay.stop();
+}
+
+#[test]
+fn a_siege_is_endured() {
+    let relay = Setup::new().listener(STARTTLS).hold().start();
+    let password = add(&relay, "app", &[]);
+    let config = SiegeConfig {
+        to: relay.address,
+        slow: 200,
+        guessing: 20,
+        networks: 5,
+        implicit: false,
+        tls: ringpost_load::send::tls_client(true).expect("TLS"),
+    };
+    let over = AtomicBool::new(false);
+    let report = std::thread::scope(|scope| {
+        let besieging = scope.spawn(|| siege::run(config, &over).expect("an engine"));
+        let ending = Ending(&over);
+        relay.wait_log(|event| event["event"] == "login_failed");
+        for _ in 0..20 {
+            let mut talk = Talk::clear(relay.address);
+            talk.reply();
+            talk.expect("EHLO client.test", "250");
+            talk.expect("STARTTLS", "220 ");
+            talk.start_tls();
+            talk.expect("EHLO client.test", "250");
+            send_well(talk, &password);
+        }
+        drop(ending);
+        besieging.join().expect("a report")
+    });
+    assert!(report.refused == 0 && report.connections >= 20 && report.open > 0, "{report:?}");
     relay.stop();
 }

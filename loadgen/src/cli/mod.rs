@@ -3,6 +3,7 @@
 //! A command gives whether all was well; the exit code is 0 then, 1 if something was lost, repeated or refused to work, and
 //! 2 if the arguments make no sense.
 
+mod besiege;
 mod compare;
 mod delay;
 mod ledger;
@@ -37,6 +38,8 @@ enum Act {
     Compare(compare::Arguments),
     /// Run named loads against a relay that is started for them, and write the report.
     Profile(profile::Arguments),
+    /// Dawdle and guess: what a well-behaved client gets meanwhile is the question.
+    Besiege(besiege::Arguments),
     /// Make the other end of connections seem far away.
     Delay(delay::Arguments),
     /// Be the name server of as many domains as a load likes to have.
@@ -51,6 +54,7 @@ pub fn run() -> ExitCode {
         Act::Ledger(arguments) => ledger::run(&arguments),
         Act::Compare(arguments) => compare::run(&arguments),
         Act::Profile(arguments) => profile::run(&arguments),
+        Act::Besiege(arguments) => besiege::run(&arguments),
         Act::Delay(arguments) => delay::run(&arguments),
         Act::Names(arguments) => names::run(&arguments),
     };
