@@ -17,6 +17,7 @@ mod tokens;
 
 use crate::clock::UnixTime;
 use crate::config::{self, Config, ListenerSection, ListenerTls};
+use crate::control::acme::AcmePlan;
 use crate::control::certificates::Certificates;
 use crate::control::identities::{Identities, IdentityError, SharedDirectory};
 use crate::control::log::EventLog;
@@ -201,6 +202,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
     let Ground { sockets, challenges, .. } = ground;
     listen(&sockets)?;
     let (tls, certificates) = tls_setup(config, log)?;
+    let acme = certificates::acme_plan(config)?.map(|plan| (plan, challenges));
     let identities = Identities::open(directory.path())?;
     if let Some(file) = &terminal.credential_file {
         identities.take_credentials(file, crate::io::clock::now().unix)?;
@@ -259,7 +261,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         services,
         identities,
         certificates,
-        challenges,
+        acme,
         login_key,
         senders,
         inbox,
@@ -445,7 +447,7 @@ struct LoopParts<'a> {
     services: Services,
     identities: Identities,
     certificates: Certificates,
-    challenges: ChallengeSockets,
+    acme: Option<(AcmePlan, ChallengeSockets)>,
     login_key: [u8; 32],
     senders: Vec<Sender<ToShard>>,
     inbox: Inbox<Report>,
@@ -463,7 +465,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         services,
         identities,
         certificates,
-        challenges,
+        acme,
         login_key,
         senders,
         inbox,
@@ -489,7 +491,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         registry,
         identities,
         certificates,
-        acme: certificates::acme_parts(config, challenges)?,
+        acme: acme.map(|(plan, sockets)| certificates::acme_parts(plan, sockets)).transpose()?,
         login_key,
         tokens: tokens::token_checker(config)?,
         filters: filters::filters(config)?,

@@ -26,7 +26,7 @@ pub const LOOK: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(5);
 /// An own certificate that has less than this left is made anew.
 const OWN_NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How many days before the end of a certificate it is warned of.
+/// How many days before the end of a certificate it is warned of, at the earliest.
 const WARN_DAYS: [i64; 5] = [1, 3, 7, 14, 30];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -174,7 +174,7 @@ impl State {
         for one in self.in_force() {
             let facts = &one.pair.facts;
             let left = days_left(facts, now);
-            let Some(step) = warning_step(left) else { continue };
+            let Some(step) = warning_step(left).filter(|_| is_late(facts, now)) else { continue };
             let told = self.warned.get(&facts.fingerprint).copied();
             let again = |(last, at): (i64, UnixTime)| last != step || (step < 0 && now.since(at) >= DAY);
             if told.is_none_or(again) {
@@ -525,6 +525,12 @@ fn stamp(path: &Path) -> Stamp {
 fn days_left(facts: &CertificateFacts, now: UnixTime) -> i64 {
     let (end, now) = (facts.not_after.as_millis() as i64, now.as_millis() as i64);
     end.saturating_sub(now).div_euclid(DAY.as_millis() as i64)
+}
+
+/// Whether seven tenths of its life are over: who renews in time does so before, which for short lives is within the days that are
+/// warned of.
+fn is_late(facts: &CertificateFacts, now: UnixTime) -> bool {
+    now > facts.not_before.after(facts.not_after.since(facts.not_before) * 7 / 10)
 }
 
 /// The least of [`WARN_DAYS`] that is reached; -1 when it has ended.

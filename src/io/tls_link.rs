@@ -36,7 +36,7 @@ impl TlsLink {
     /// The server's side, with the certificates of a listener.
     pub(crate) fn server(setup: &TlsSetup, listener: usize) -> Result<TlsLink, String> {
         let server = setup.server_for(listener).ok_or("no certificate is configured for this listener")?;
-        let presented = server.presented.load_full();
+        let presented = server.presented.load();
         let connection = ServerConnection::new(presented.config.clone()).map_err(|error| words(&error))?;
         let link = TlsLink::new(Connection::Server(connection));
         Ok(TlsLink { exporter: server.exporter, clients: presented.clients.clone(), ..link })

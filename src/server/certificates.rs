@@ -62,7 +62,7 @@ fn acme_directory(config: &Config) -> PathBuf {
 }
 
 /// What is ordered by ACME.
-fn acme_plan(config: &Config) -> Result<Option<AcmePlan>, TlsSetupError> {
+pub(super) fn acme_plan(config: &Config) -> Result<Option<AcmePlan>, TlsSetupError> {
     let Some(acme) = &config.tls.acme else { return Ok(None) };
     Ok(Some(AcmePlan {
         directory: acme.directory.clone(),
@@ -98,8 +98,7 @@ impl ChallengeSockets {
 }
 
 /// What orders a certificate, within the runtime.
-pub(super) fn acme_parts(config: &Config, sockets: ChallengeSockets) -> Result<Option<AcmeParts>, ServeError> {
-    let Some(plan) = acme_plan(config)? else { return Ok(None) };
+pub(super) fn acme_parts(plan: AcmePlan, sockets: ChallengeSockets) -> Result<AcmeParts, ServeError> {
     let listening = |sockets: Vec<(SocketAddr, OwnedFd)>| {
         let mut listeners = Vec::new();
         for (address, socket) in sockets {
@@ -112,7 +111,7 @@ pub(super) fn acme_parts(config: &Config, sockets: ChallengeSockets) -> Result<O
         Ok::<_, ServeError>(listeners)
     };
     let (http, alpn) = (listening(sockets.http)?, listening(sockets.alpn)?);
-    Ok(Some(AcmeParts { plan, challenges: Challenges::new()?, http, alpn }))
+    Ok(AcmeParts { plan, challenges: Challenges::new()?, http, alpn })
 }
 
 fn client_rule(listener: &ListenerSection) -> Option<ClientRule> {
@@ -178,7 +177,7 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, Problem> {
 pub fn certificates_of(config: &Config) -> Result<Vec<CertificateView>, TlsSetupError> {
     let mut plan = plan(config);
     plan.own = None;
-    if plan.pairs.is_empty() {
+    if plan.pairs.iter().all(|pair| pair.awaited && !pair.certificate.exists()) {
         let (certificate, key) = own_certificate::files(&config.spool.dir);
         plan.pairs.push(PairFiles { certificate, key, awaited: true });
     }

@@ -194,5 +194,13 @@ fn a_server_that_does_not_prove_its_name_gets_nothing() {
     let told = wait_notice(&relay, 1, "ACME: no certificate");
     assert!(told.contains("UnknownIssuer"), "{told}");
     assert_eq!(server.counts().0, 0);
+    // What stands in is listed, by the relay and from the files.
+    let config = relay.directory().join("ringpost.toml").display().to_string();
+    let asked = relay.json(&["certificate", "list"]);
+    let mut listed = std::process::Command::new(super::relay::RINGPOST);
+    listed.args(["certificate", "list", "--files", "--json", "--config", &config]);
+    let listed: serde_json::Value =
+        serde_json::from_str(&super::programs::run(listed, b"").succeeded().stdout).expect("JSON");
+    assert!(asked == listed && asked.as_array().is_some_and(|all| all.len() == 1), "{asked} {listed}");
     relay.stop();
 }

@@ -176,24 +176,31 @@ fn the_own_certificate_is_made_anew_before_its_end() {
     assert_eq!(certificates.look(near), None);
 }
 
-#[test]
-fn a_certificate_that_ends_is_warned_of_in_steps_and_daily_once_it_is_over() {
-    let world = World::new("warnings");
-    let a = world.write("a", "a.test", 40);
+/// On which days of its life a certificate is warned of, and whether as one that has ended. Counted in hours, each looked at
+/// twice, four days beyond the end.
+fn warned(name: &str, days: u64) -> Vec<(u64, bool)> {
+    let world = World::new(name);
+    let a = world.write("a", "a.test", days);
     let certificates = world.open(&[&a]);
-    // Counted in hours, each looked at twice.
     let mut warned = Vec::new();
-    for hour in 0..44 * 24 {
-        let at = Duration::from_secs(hour * 3600 + 1);
+    for hour in 0..(days + 4) * 24 {
+        let at = NOW.after(Duration::from_secs(hour * 3600 + 1));
         for _ in 0..2 {
-            for (severity, text) in certificates.state().warnings(NOW.after(at)) {
+            for (severity, text) in certificates.state().warnings(at) {
                 assert!(text.contains("a.pem for a.test"), "{text}");
                 assert_eq!(text.contains("has ended"), severity == Severity::Error);
                 warned.push((hour / 24, severity == Severity::Error));
             }
         }
     }
-    let expected = [(10, false), (26, false), (33, false), (37, false), (39, false)];
-    let ended = [(40, true), (41, true), (42, true), (43, true)];
-    assert_eq!(warned, [&expected[..], &ended[..]].concat());
+    warned
+}
+
+#[test]
+fn a_certificate_that_ends_is_warned_of_in_steps_and_daily_once_it_is_over() {
+    let ended = |from: u64| (from..from + 4).map(|day| (day, true)).collect::<Vec<_>>();
+    let expected = [(170, false), (186, false), (193, false), (197, false), (199, false)];
+    assert_eq!(warned("warnings", 200), [&expected[..], &ended(200)].concat());
+    // One of a short life is renewed later.
+    assert_eq!(warned("short", 10), [&[(7, false), (9, false)][..], &ended(10)].concat());
 }
