@@ -157,10 +157,14 @@ impl Domain {
     }
 
     /// The keys that sign a message to these domains: those that are for all of them, or else those that are for everybody. Before
-    /// the domain is verified these are the keys that it waits for: what they sign is held.
+    /// the domain is verified those sign, too, that it waits for: what they sign is held.
     pub fn keys_for<'a>(&'a self, recipients: impl Iterator<Item = &'a str> + Clone) -> Vec<&'a SigningKey> {
-        let signs = if self.is_verified() { KeyState::Active } else { KeyState::Pending };
-        let active = || self.keys.iter().filter(move |key| key.state == signs);
+        let signs = |key: &&DomainKey| match key.state {
+            KeyState::Active => true,
+            KeyState::Pending => !self.is_verified(),
+            KeyState::Retired => false,
+        };
+        let active = || self.keys.iter().filter(signs);
         let fits = |key: &DomainKey| {
             let mut recipients = recipients.clone();
             recipients.all(|domain| key.recipients.iter().any(|own| own.eq_ignore_ascii_case(domain)))
@@ -308,10 +312,13 @@ mod tests {
         assert_eq!(selectors(&["Big.example", "x.example"]), usual);
         let big = ["SigningKey(big._domainkey.example.org, ed25519)"];
         assert_eq!(selectors(&["Big.example", "mail.big.example"]), big);
-        // Before it is verified those sign that wait for their records.
+        // Before it is verified those sign, too, that wait for their records: some may have been seen already.
         let unverified = Domain { verified_ms: None, ..domain.clone() };
         let waiting = unverified.keys_for(["x.example"].into_iter());
-        assert_eq!(format!("{waiting:?}"), "[SigningKey(new._domainkey.example.org, ed25519)]");
+        assert_eq!(
+            format!("{waiting:?}"),
+            "[SigningKey(new._domainkey.example.org, ed25519), SigningKey(usual._domainkey.example.org, ed25519)]"
+        );
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! released as soon as the domain's keys were seen in DNS.
 //!
 //! What waits is known from the envelopes, so also after a restart. What an operator has released or deleted meanwhile is
-//! not touched. A domain that is taken away leaves its mail to the operator.
+//! not touched. A domain that is taken away leaves its mail to the operator, also when it is added
+//! again: its new keys have not signed that.
 
 use crate::clock::Now;
 use crate::envelope::Envelope;
 use crate::id::MessageId;
 use crate::limits::RELEASED_PER_TICK;
 use crate::policy::domain::waits_for;
+use crate::queue::Slot;
 use crate::shard::core::Core;
 use foldhash::HashMap;
 
@@ -31,6 +33,7 @@ impl Core {
             directory.domain(tenant, domain).is_some_and(|domain| domain.is_verified())
         };
         let Some(key) = self.waiting_for_domain.keys().find(is_verified).cloned() else { return };
+        let since = directory.domain(&key.0, &key.1).map_or(u64::MAX, |domain| domain.created_ms);
         let Some(waiting) = self.waiting_for_domain.get_mut(&key) else { return };
         let later = waiting.split_off(waiting.len().min(RELEASED_PER_TICK));
         let released = std::mem::replace(waiting, later);
@@ -38,7 +41,10 @@ impl Core {
             self.waiting_for_domain.remove(&key);
         }
         for id in released {
-            if let Some(slot) = self.queue.find(id) {
+            let slot = self.queue.find(id);
+            let signed =
+                |slot: &Slot| self.queue.message(*slot).is_some_and(|message| message.arrived().as_millis() >= since);
+            if let Some(slot) = slot.filter(signed) {
                 self.release_held(slot, now);
             }
         }

@@ -344,6 +344,10 @@ fn mail_waits_until_its_domain_is_verified() {
     let refused = submit(&relay, "ann@origin.test", "early@dest.test", &content("early"));
     assert!(refused.contains("not one of yours"), "{refused}");
     relay.command(&["domain", "add", "origin.test"]).succeeded();
+    // What the keys of a domain have signed that was taken away is not for the keys that come after them.
+    assert!(submit(&relay, "ann@origin.test", "stale@dest.test", &content("stale")).starts_with("250 "));
+    relay.command(&["domain", "remove", "origin.test"]).succeeded();
+    relay.command(&["domain", "add", "origin.test"]).succeeded();
     let mut large = content("large");
     large.extend(b"Hello, hello, hello.\r\n".repeat(30_000));
     for (name, content) in [("small", content("small")), ("large", large), ("gone", content("gone"))] {
@@ -366,7 +370,8 @@ fn mail_waits_until_its_domain_is_verified() {
     relay.command(&["domain", "verify", "origin.test"]).succeeded();
     let recipients = ["small@dest.test".to_owned(), "large@dest.test".to_owned()];
     recipients.iter().for_each(|recipient| drop(sink.wait_for(recipient)));
-    relay.wait_empty();
+    let left = relay.wait_json(&["queue", "list"], |left| left.as_array().is_some_and(|left| left.len() == 1));
+    assert_eq!(left[0]["recipients"][0]["address"], "stale@dest.test", "{left}");
     let active = selectors(&relay, "active");
     let Some(results) = verified(&relay, &sink, &recipients, &records(&relay)) else { return };
     assert_eq!(results, [(active.clone(), json!([])), (active, json!([]))]);
