@@ -470,9 +470,19 @@ fn made_login(tenant: &str) -> Result<String, IdentityError> {
     Ok(format!("{tenant}-{:08x}", random_u64()? as u32))
 }
 
-/// A secret of 192 random bits and what is kept of it; with the salt of an older one, if there is one.
+/// A text of more than 191 random bits that a command line takes as it is: it does not begin like an option.
+fn secret_text() -> Result<String, IdentityError> {
+    loop {
+        let text = URL_SAFE_NO_PAD.encode(random::<24>()?);
+        if text.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+            return Ok(text);
+        }
+    }
+}
+
+/// A secret and what is kept of it; with the salt of an older one, if there is one.
 fn made_secret(older: Option<&ScramKeys>) -> Result<(String, SecretHash), IdentityError> {
-    let secret = URL_SAFE_NO_PAD.encode(random::<24>()?);
+    let secret = secret_text()?;
     let kept = kept(&secret, older)?;
     Ok((secret, kept))
 }
@@ -550,6 +560,14 @@ mod tests {
             certificates: Vec::new(),
         };
         secret(identities.handle(request, NOW).unwrap())
+    }
+
+    #[test]
+    fn no_secret_begins_like_an_option() {
+        for _ in 0..1_000 {
+            let secret = secret_text().unwrap();
+            assert!(secret.len() == 32 && !secret.starts_with(['-', '_']), "{secret}");
+        }
     }
 
     #[test]
