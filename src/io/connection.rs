@@ -154,6 +154,13 @@ impl Connection {
         mut waiter: Option<&mut dyn Write>,
     ) -> Result<Flushed, CloseReason> {
         loop {
+            if self.closing
+                && self.output.is_empty()
+                && let Some(tls) = &mut self.tls
+            {
+                // The end goes with the last words, in one call.
+                tls.close();
+            }
             if !self.flush_ciphertext(&mut waiter)? {
                 self.blocked = true;
                 return Ok(Flushed::Blocked);
@@ -250,7 +257,9 @@ impl Connection {
         if self.tls.is_some() {
             return Err(CloseReason::Tls("TLS is in use already".to_owned()));
         }
-        let peer = net::addresses(self.socket).ok().map(|(peer, _)| peer.ip());
+        // Only for names that cannot stand in SNI.
+        let outgoing = matches!(*side, TlsSide::Client { .. });
+        let peer = outgoing.then(|| net::addresses(self.socket).ok()).flatten().map(|(peer, _)| peer.ip());
         let mut link = TlsLink::start(setup, &side, peer, usize::from(self.listener)).map_err(CloseReason::Tls)?;
         link.pending = std::mem::take(&mut self.rest);
         self.tls = Some(Box::new(link));

@@ -6,13 +6,12 @@
 
 use crate::io::certificate::{Pair, client_certificate};
 use crate::io::handler::ClientCertificate;
-use crate::io::tls::{SERVER_KEY_EXCHANGES, TlsSetupError, VERSIONS, load_roots, provider};
+use crate::io::tls::{TlsSetupError, VERSIONS, load_roots, provider, server_provider, settle};
 use foldhash::HashMap;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{self, CertificateDer};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use std::path::Path;
@@ -176,20 +175,14 @@ impl ListenerTls {
         clients: Option<ClientProof>,
         tickets: &Tickets,
     ) -> Result<ListenerTls, TlsSetupError> {
-        let provider = CryptoProvider { kx_groups: SERVER_KEY_EXCHANGES.to_vec(), ..aws_lc_rs::default_provider() };
-        let builder = ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(VERSIONS)?;
+        let builder = ServerConfig::builder_with_provider(server_provider()).with_protocol_versions(VERSIONS)?;
         let builder = match &clients {
             None => builder.with_no_client_auth(),
             Some(proof) if proof.required => builder.with_client_cert_verifier(Arc::clone(&proof.verifier)),
             Some(proof) => builder.with_client_cert_verifier(Arc::new(Requested(Arc::clone(&proof.verifier)))),
         };
         let mut config = builder.with_cert_resolver(presented);
-        // A server-side store would be a lock that all shards share.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        if clients.is_none() {
-            config.ticketer = Arc::clone(tickets);
-        }
-        config.send_tls13_tickets = usize::from(clients.is_none());
+        settle(&mut config, clients.is_none().then(|| Arc::clone(tickets)));
         Ok(ListenerTls { config: Arc::new(config), clients })
     }
 }
@@ -210,6 +203,7 @@ mod tests {
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
         date_time_ymd,
     };
+    use rustls::crypto::aws_lc_rs;
     use rustls::pki_types::{PrivateKeyDer, ServerName};
     use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConnection, SupportedProtocolVersion};
 
