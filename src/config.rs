@@ -15,8 +15,10 @@ pub mod filter;
 pub mod oauth;
 pub mod overrides;
 pub mod read;
+pub mod route;
 pub mod sections;
 pub mod settings;
+pub mod shaping;
 pub mod text;
 
 pub use crate::control::log::{LogFormat, LogLevel};
@@ -26,11 +28,12 @@ pub use error::ConfigError;
 pub use filter::FilterSection;
 pub use oauth::OauthSection;
 pub use overrides::Overrides;
+pub use route::{RouteSection, TargetKey};
 pub use sections::{
     AdminSection, ClientCertificates, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls,
-    LogSection, PairSection, ProcessSection, RetrySection, RouteSection, SandboxSection, SpoolSection, TargetKey,
-    TlsSection,
+    LogSection, PairSection, ProcessSection, RetrySection, SandboxSection, SpoolSection, TlsSection,
 };
+pub use shaping::ShapingSection;
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -68,6 +71,8 @@ pub struct Config {
     pub filter: Vec<FilterSection>,
     /// Where mail goes: the first that fits a recipient's domain is taken.
     pub route: Vec<RouteSection>,
+    /// What providers and domains tolerate.
+    pub shaping: ShapingSection,
     /// When it is tried again.
     pub retry: RetrySection,
     /// What clients may use.
@@ -87,16 +92,17 @@ pub struct Config {
 impl Config {
     /// Reads and checks a text.
     pub fn parse(text: &str) -> Result<Config, ConfigError> {
-        let config: Config = toml::from_str(text).map_err(|error| ConfigError::from_toml(text, &error))?;
-        match check::check(&config) {
-            Ok(()) => Ok(config),
-            Err(problem) => Err(problem.locate(text)),
-        }
+        let mut config: Config = toml::from_str(text).map_err(|error| ConfigError::from_toml(text, &error))?;
+        check::check(&config).map_err(|problem| problem.locate(text))?;
+        config.shaping.load()?;
+        Ok(config)
     }
 
     /// Reads and checks a file.
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
-        Config::parse(&Config::read(file)?).map_err(|error| error.in_file(file))
+        // An error of a file that this one names is that one's.
+        Config::parse(&Config::read(file)?)
+            .map_err(|error| if error.file.is_none() { error.in_file(file) } else { error })
     }
 
     /// A mistake that came up later, with its place in the file that was loaded.
@@ -107,7 +113,7 @@ impl Config {
         }
     }
 
-    fn read(file: &Path) -> Result<String, ConfigError> {
+    pub(crate) fn read(file: &Path) -> Result<String, ConfigError> {
         let trouble = |error: &std::io::Error| {
             ConfigError::new(format!("the configuration cannot be read: {error}"))
                 .in_file(file)

@@ -78,6 +78,8 @@ pub const IDLE_YIELD: Duration = Duration::from_millis(50);
 pub const CLIENT_AHEAD_TIME: Duration = Duration::from_secs(30);
 /// So many messages a host must have taken on ordinary terms before commands behind a content are tried there.
 pub const AHEAD_TRIAL: u8 = 8;
+/// Providers, domains and limits of shaping files together: each site is compared with all once.
+pub const SHAPING_ENTRIES_MAX: usize = 10_000;
 /// So many messages a site's only connection carries while other sites wait for room.
 pub const ROOM_SHARE: u32 = 50;
 /// How long a PROXY header or a TLS handshake may take to come.

@@ -4,6 +4,7 @@
 use super::certificate::CertificateCommand;
 use super::domain::DomainCommand;
 use super::identity_args::{CredentialCommand, TenantCommand};
+use super::shaping::ShapingArgs;
 use crate::config::read::{FromText, NameServer};
 use crate::config::text;
 use crate::control::http::STATES;
@@ -83,6 +84,11 @@ pub enum Command {
         #[command(subcommand)]
         command: CertificateCommand,
     },
+    /// Show what is known of providers and domains: limits, TLS, and where it is from
+    ///
+    /// The shipped file and one's own together, as the relay reads them; for any mail host or domain with --host or
+    /// --domain. No relay needs to run.
+    Shaping(ShapingArgs),
     /// Look at what the built-in sandbox took
     Sandbox {
         /// What to do.

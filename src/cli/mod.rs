@@ -15,6 +15,7 @@ mod queue;
 mod sandbox;
 mod send;
 mod serve;
+mod shaping;
 mod spool;
 mod status;
 mod table;
@@ -111,6 +112,7 @@ fn dispatch(cli: Cli, program: &str) -> Result<u8, Failure> {
         args::Command::Credential { command } => identity::credential(command),
         args::Command::Domain { command } => domain::domain(command),
         args::Command::Certificate { command } => certificate::certificate(command),
+        args::Command::Shaping(shaping_args) => shaping::run(&shaping_args),
         args::Command::Sandbox { command } => sandbox::run(command),
         args::Command::Spool { command } => spool::run(command),
         args::Command::Send(send_args) => send::run(*send_args),

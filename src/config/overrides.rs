@@ -4,7 +4,8 @@
 use super::check::check;
 use super::error::ConfigError;
 use super::read::NameServer;
-use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
+use super::route::{RouteSection, TargetKey};
+use super::sections::{ListenerKind, ListenerSection, ListenerTls};
 use super::{Config, RetrySection};
 use crate::control::log::LogFormat;
 use crate::shard::settings::NextHop;

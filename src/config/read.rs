@@ -214,6 +214,35 @@ pub fn connection_rate<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Ra
     one::<D, MaybeRate>(reader).map(|value| value.0)
 }
 
+/// A rate of our own doing, evenly spaced, or "unlimited".
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Pace(pub Option<Rate>);
+
+impl FromText for Pace {
+    const EXPECTED: &'static str = "a rate, as in \"100/1m\", or \"unlimited\"";
+    fn from_text(text: &str) -> Result<Pace, String> {
+        if text == "unlimited" { Ok(Pace(None)) } else { text::parse_rate(text).map(|rate| Pace(Some(rate))) }
+    }
+}
+
+/// A number of at least 1, or "unlimited".
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct MaybeCount(pub Option<u32>);
+
+impl FromText for MaybeCount {
+    const EXPECTED: &'static str = "a number of at least 1, or \"unlimited\"";
+    fn from_text(text: &str) -> Result<MaybeCount, String> {
+        if text == "unlimited" {
+            Ok(MaybeCount(None))
+        } else {
+            Err(format!("`{text}`: expected {}", MaybeCount::EXPECTED))
+        }
+    }
+    fn from_number(number: u64) -> Option<MaybeCount> {
+        u32::try_from(number).ok().filter(|count| *count > 0).map(|count| MaybeCount(Some(count)))
+    }
+}
+
 impl FromText for SocketAddr {
     const EXPECTED: &'static str = "an address with a port, as in \"127.0.0.1:2525\" or \"[::1]:2525\"";
     fn from_text(text: &str) -> Result<SocketAddr, String> {

@@ -3,7 +3,8 @@
 use super::Config;
 use super::filter::filters_of;
 use super::read::{DomainRule, HelloCheck};
-use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
+use super::route::{RouteSection, TargetKey};
+use super::sections::{ListenerKind, ListenerSection, ListenerTls};
 use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
@@ -74,6 +75,7 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
     Settings {
         listeners: config.listener.iter().flat_map(|listener| listeners(config, listener, &hostname)).collect(),
         routes: complete_routes(config).iter().map(|section| route(section, &hostname, sandbox)).collect(),
+        shaping: config.shaping.rules(),
         schedule: RetrySchedule {
             first: config.retry.first,
             factor: config.retry.factor,
@@ -223,6 +225,7 @@ fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) ->
         target,
         limits: SiteLimits {
             connections: section.connections,
+            connection_rate: section.connection_rate,
             messages_per_connection: section.messages_per_connection,
             rate: section.rate,
             recipients_per_transaction: section.recipients_per_transaction as usize,
@@ -230,11 +233,12 @@ fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) ->
         client,
         connect_timeout: section.connect_timeout,
         idle_timeout: section.idle_timeout,
+        shaped: section.shaping,
         source: section.source,
     }
 }
 
-fn pattern(rules: &[DomainRule]) -> DomainPattern {
+pub(super) fn pattern(rules: &[DomainRule]) -> DomainPattern {
     let (mut exact, mut below) = (Vec::new(), Vec::new());
     for rule in rules {
         match rule {

@@ -310,10 +310,14 @@ fn every_key_can_be_set() {
         pipelining = false
         connect_timeout = "3s"
         idle_timeout = "1s"
+        connection_rate = "10/1m"
+        shaping = false
         timeouts = { banner = "10s", hello = "10s", mail = "10s", rcpt = "10s", data = "10s", block = "10s", final_dot = "1m" }
         [[route]]
         target = "mx"
         port = 2525
+        [shaping]
+        shipped = true
         [retry]
         first = "1m"
         factor = 3
@@ -424,6 +428,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[[filter]]`", "[[filter]]"),
         ("### `[[route]]`", "[[route]]"),
         ("### `[route.timeouts]`", "[[route]]\n[route.timeouts]"),
+        ("### `[shaping]`", "[shaping]"),
         ("### `[retry]`", "[retry]"),
         ("### `[limits]`", "[limits]"),
         ("### `[admin]`", "[admin]"),

@@ -116,6 +116,12 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
     Ok(Rate { count, period, burst: burst.min(count) })
 }
 
+/// A rate as [`parse_rate`] reads it.
+pub fn format_rate(rate: Rate) -> String {
+    let main = format!("{}/{}", rate.count, format_duration(rate.period));
+    if rate.burst > 1 { format!("{main} burst {}", rate.burst) } else { main }
+}
+
 /// A host as in "mx.example.net:25", "192.0.2.1:25", "[2001:db8::1]:25"; the port may be left out.
 pub fn parse_next_hop(text: &str, default_port: u16) -> Result<NextHop, String> {
     let wrong = |why: &str| {
@@ -226,6 +232,7 @@ mod tests {
     #[test]
     fn rates() {
         let rate = Rate { count: 100, period: Duration::from_secs(60), burst: 1 };
+        assert_eq!(parse_rate(&format_rate(Rate { burst: 7, ..rate })), Ok(Rate { burst: 7, ..rate }));
         assert_eq!(parse_rate("100/1m"), Ok(rate));
         assert_eq!(parse_rate("100/m"), Ok(rate));
         assert_eq!(parse_rate(" 100 / 1m burst 10"), Ok(Rate { burst: 10, ..rate }));

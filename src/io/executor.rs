@@ -4,6 +4,7 @@
 //! a heartbeat every 20 ms bounds a stall and measures it, no task wakes itself in a loop, and a panic anywhere ends the
 //! shard with an error that names it. A dead shard must end the process: whoever joins the thread sees to that.
 
+use crate::io::alarm;
 use crate::io::disk::{Disk, DiskEvent};
 use crate::io::disk_helper::Helper;
 use crate::io::handler::Handler;
@@ -126,6 +127,7 @@ async fn run<H: Handler + 'static>(
     shard.spawn(async move {
         started.call(|handler, now| handler.started(now));
         started.spawn(end_turns(Rc::clone(&started)));
+        started.spawn(alarm::ring(Rc::clone(&started)));
         started.spawn(take_disk_events(Rc::clone(&started)));
         started.spawn(take_messages(Rc::clone(&started), mailbox));
         started.spawn(beat(Rc::clone(&started)));

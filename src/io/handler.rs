@@ -126,6 +126,8 @@ pub enum Command<M, R> {
     },
     /// A report for the control thread; when its mailbox is full it comes back by `report_refused`.
     Report(R),
+    /// Asks for [`Handler::woken`] at this time, instead of at the one that was asked for before.
+    WakeAt(crate::clock::Instant),
     /// Ends another turn after this one, soon: after whatever has become ready by then.
     NextTurn,
     /// Stops taking connections: listeners are closed.
@@ -193,6 +195,9 @@ pub trait Handler {
 
     /// The heartbeat, every 20 ms or so; `late` is by how much it came late.
     fn tick(&mut self, now: Now, late: Duration);
+
+    /// The time of [`Command::WakeAt`] has come.
+    fn woken(&mut self, now: Now);
 
     /// All that was ready in this turn of the executor has run: the moment to close a batch.
     fn turn_ended(&mut self, now: Now);

@@ -3,6 +3,7 @@
 //! [`handler`] is the border: a pure `Handler` on one side, and on the other [`executor`], which runs it on one core. A
 //! handler's commands are carried out in turn.rs; connections wait in connection_task.rs, disks in disk.rs.
 pub mod acme_alpn;
+mod alarm;
 pub mod bind;
 pub mod blocking;
 pub mod certificate;

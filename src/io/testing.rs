@@ -31,6 +31,7 @@ pub(crate) enum Event {
     TlsStarted(ConnId, TlsInfo),
     Closed(ConnId, CloseReason),
     Done(DiskDone),
+    Woken(Instant),
     Refused(&'static str),
     Trouble(String),
 }
@@ -158,6 +159,10 @@ impl Handler for TestHandler {
     }
 
     fn tick(&mut self, _now: Now, _late: Duration) {}
+
+    fn woken(&mut self, now: Now) {
+        self.tell(Event::Woken(now.instant));
+    }
 
     fn turn_ended(&mut self, _now: Now) {
         self.turns.fetch_add(1, Ordering::Relaxed);

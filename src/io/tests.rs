@@ -235,6 +235,22 @@ fn a_connect_that_takes_too_long_is_given_up() {
 }
 
 #[test]
+fn a_handler_is_woken_when_it_wants_and_not_before() {
+    let shard = TestShard::start("alarm");
+    let now = crate::io::clock::now().instant;
+    let (first, second) = (now.after(Duration::from_millis(3)), now.after(Duration::from_millis(5)));
+    // The later order takes the place of the earlier one, and the time of one that is past has come.
+    shard.command(Command::WakeAt(now.after(Duration::from_secs(600))));
+    shard.command(Command::WakeAt(first));
+    assert!(matches!(shard.event(), Event::Woken(at) if at >= first));
+    shard.command(Command::WakeAt(second));
+    assert!(matches!(shard.event(), Event::Woken(at) if at >= second));
+    shard.command(Command::WakeAt(now));
+    assert!(matches!(shard.event(), Event::Woken(_)));
+    shard.exit().unwrap();
+}
+
+#[test]
 fn a_reset_is_an_error_in_words() {
     let shard = TestShard::start("reset");
     let (stream, conn) = client(&shard);

@@ -5,6 +5,7 @@
 //! A panic in the handler is the end of the shard, and the shard's end is the end of the process (executor.rs).
 
 use crate::clock::{Instant, Now};
+use crate::io::alarm::Alarm;
 use crate::io::clock::Clock;
 use crate::io::connection::{Connection, Flushed, Output, Table};
 use crate::io::connection_task::ConnectionTask;
@@ -68,6 +69,8 @@ pub(crate) struct Shard<H: Handler> {
     pub(crate) flusher: WakerCell,
     /// Wakes the main task, which ends the executor.
     pub(crate) main: WakerCell,
+    /// When the handler wants to be woken.
+    pub(crate) alarm: Alarm,
     handler: RefCell<H>,
     out: RefCell<Vec<u8>>,
     table: RefCell<Table>,
@@ -101,6 +104,7 @@ impl<H: Handler + 'static> Shard<H> {
             listeners: RefCell::default(),
             flusher: WakerCell::default(),
             main: WakerCell::default(),
+            alarm: Alarm::default(),
             handler: RefCell::new(handler),
             out: RefCell::default(),
             table: RefCell::default(),
@@ -372,6 +376,7 @@ impl<H: Handler + 'static> Shard<H> {
                     self.callbacks.borrow_mut().push_back(Callback::ReportRefused(report));
                 }
             }
+            Command::WakeAt(at) => self.alarm.set(at),
             Command::NextTurn => self.another_turn.set(true),
             Command::StopListening => self.stop_listening(),
             Command::Exit => {
@@ -531,6 +536,7 @@ impl<H: Handler + 'static> Shard<H> {
         if idle && !self.over.replace(true) {
             self.main.wake();
             self.flusher.wake();
+            self.alarm.set(Instant::ZERO);
             self.disk.wake();
         }
     }

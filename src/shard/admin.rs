@@ -200,7 +200,7 @@ impl Core {
                 name: known.permits.name.to_string(),
                 ready: self.queue.ready_count(site),
                 connections: known.permits.connections(),
-                max_connections: known.permits.limits.connections,
+                max_connections: known.permits.shape.limits.connections,
                 state: match &known.down {
                     None => "up".into(),
                     Some(down) => format!("down for {} s: {}", down.until.since(now.instant).as_secs(), down.reason),

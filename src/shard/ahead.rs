@@ -11,6 +11,7 @@ use crate::limits::AHEAD_TRIAL;
 use crate::shard::attempt::Verdict;
 use crate::shard::core::Core;
 use crate::shard::egress::{Outbound, Phase};
+use crate::shard::limit_queue::Wait;
 use crate::shard::work::Work;
 use crate::smtp::client::{ClientFailure, FailureKind};
 use bytes::Bytes;
@@ -49,7 +50,7 @@ impl Core {
         let site = outbound.site;
         let Some(known) = self.sites.get_mut(site) else { return };
         let permits = Arc::clone(&known.permits);
-        let wanted = self.settings.routes[permits.route].client.pipelined_messages;
+        let wanted = permits.shape.client.pipelined_messages;
         // A message that stands behind another waits for it: none does that another connection could take now.
         let plenty = known.idle.is_empty() && self.queue.ready_count(site) > known.open as usize;
         if !wanted || !plenty || outbound.ahead.is_some() || outbound.phase != Phase::Busy || self.stopping.is_some() {
@@ -64,10 +65,10 @@ impl Core {
         if self.is_spent(outbound) || self.poorer_shard(site).is_some() || !self.log.accepts_outcomes() {
             return;
         }
-        if permits.begin_transaction(now.instant).is_err() {
+        if self.stands_behind(site, Wait::Transaction).is_some() || permits.begin_transaction(now.instant).is_err() {
             return;
         }
-        let most = permits.limits.recipients_per_transaction;
+        let most = permits.shape.limits.recipients_per_transaction;
         let Some((mut work, held)) = self.next_work(site, most, now) else { return permits.return_transaction() };
         let fetching = match held {
             Some(chunks) => {

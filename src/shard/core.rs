@@ -8,9 +8,10 @@ use crate::clock::{Instant, Now, UnixTime};
 use crate::envelope::Envelope;
 use crate::event::{Event, Severity};
 use crate::id::{MessageId, MessageIds};
+use crate::io::executor::HEARTBEAT;
 use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide};
 use crate::limits::{DROPS_TOLD_EVERY, MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHARE};
-use crate::metrics::{QueueDepth, ShardMetrics};
+use crate::metrics::ShardMetrics;
 use crate::policy::identity::Directory;
 use crate::policy::logins::Logins;
 use crate::policy::scram::ScramSource;
@@ -21,6 +22,7 @@ use crate::shard::egress;
 use crate::shard::filtering::Filtering;
 use crate::shard::ingress;
 use crate::shard::lease::{Leases, Loads};
+use crate::shard::limit_queue::LimitQueues;
 use crate::shard::message::{LeaseEnded, Report, ToShard};
 use crate::shard::outcome::Reports;
 use crate::shard::permits::SitePermits;
@@ -143,6 +145,9 @@ pub struct Core {
     /// Of the dropped events, those that the log knows of.
     told_drops: u64,
     pub(super) room: Room,
+    pub(super) limit_queues: LimitQueues,
+    /// For when the machine was last asked to wake the shard.
+    alarm: Instant,
     random: u64,
 }
 
@@ -220,6 +225,8 @@ impl Core {
             swept: 0,
             told_drops: 0,
             room: Room::default(),
+            limit_queues: LimitQueues::default(),
+            alarm: Instant::MAX,
             random: seed ^ 0x9e37_79b9_7f4a_7c15,
             settings,
         };
@@ -315,8 +322,8 @@ impl Core {
         match conn {
             Conn::Inbound(inbound) => ingress::deadline(inbound),
             Conn::Outbound(outbound) => {
-                let route = self.sites.get(outbound.site()).map_or(0, |known| known.permits.route);
-                egress::deadline(outbound, self.settings.routes[route].idle_timeout)
+                let idle_timeout = self.sites.get(outbound.site()).map(|known| known.permits.shape.idle_timeout);
+                egress::deadline(outbound, idle_timeout.unwrap_or_default())
             }
         }
     }
@@ -353,43 +360,11 @@ impl Core {
         }
     }
 
-    /// The shard's figures as of now.
-    pub(super) fn gather_metrics(&self) -> ShardMetrics {
-        let mut metrics = (*self.metrics).clone();
-        let counts = self.queue.counts();
-        let usage = self.log.usage();
-        metrics.sessions_open = self.connections.inbound() as u64;
-        metrics.outgoing_open = self.connections.outbound() as u64;
-        metrics.queue = QueueDepth {
-            messages: counts.messages,
-            unrouted: counts.unrouted,
-            resolving: counts.parked,
-            scheduled: counts.scheduled,
-            ready: counts.ready,
-            in_flight: counts.in_flight,
-            held: counts.held,
-        };
-        metrics.segments = usage.segments as u64;
-        metrics.spare_segments = usage.spares as u64;
-        metrics.spool_octets = usage.bytes;
-        metrics.batches = usage.batches;
-        metrics.syncs = usage.syncs;
-        metrics.records = usage.records;
-        metrics.retained_octets = self.retained.octets() as u64;
-        metrics.content_octets = self.content_octets as u64;
-        metrics.queue_by_site = self
-            .sites
-            .iter()
-            .map(|(site, known)| (known.permits.name.clone(), self.queue.ready_count(site) as u64))
-            .filter(|(_, ready)| *ready > 0)
-            .collect();
-        metrics
-    }
-
     /// The turn's end: all that came in has been looked at.
     fn end_turn(&mut self, now: Now) {
         self.route_unrouted(now);
         self.pump_sites(now);
+        self.serve_limits(now);
         self.append_waiting(now);
         self.sign_waiting(now);
         self.retry_reports_with_room(now);
@@ -397,6 +372,20 @@ impl Core {
         self.log_events(now);
         self.announce(now);
         self.stop_if_done(now);
+        self.set_alarm(now);
+    }
+
+    /// What is due before the next heartbeat is not left to it.
+    fn set_alarm(&mut self, now: Now) {
+        let next = self.sites.next_wake().into_iter().chain(self.limit_queues.next_wake()).min();
+        if let Some(at) = next
+            && at > now.instant
+            && at < now.instant.after(HEARTBEAT)
+            && at != self.alarm
+        {
+            self.alarm = at;
+            self.commands.push_back(Command::WakeAt(at));
+        }
     }
 }
 
@@ -492,6 +481,8 @@ impl Handler for Core {
             ToShard::LeaseEnded(ended) => self.lease_ended(*ended, now),
             ToShard::PermitFreed { site } | ToShard::PermitWanted { site } => self.touch(SiteId(site)),
             ToShard::Permit(permit) => self.permit_came(permit, now),
+            ToShard::LimitWanted { limit } => self.limit_wanted(limit),
+            ToShard::LimitFreed { limit } => self.limit_freed(limit),
             ToShard::LoginJudged(judged) => self.login_judged(*judged, now),
             ToShard::Filtered(verdict) => self.filtered(*verdict, now),
             ToShard::Recycled(segment) => self.log.note_recycled(segment),
@@ -534,12 +525,19 @@ impl Handler for Core {
         self.wake_due_sites(now);
         self.wake_waiting(now);
         self.give_room();
+        self.look_at_limits(now);
         self.sweep_connections(now);
         self.sweep_sites(now);
         self.balance();
         if self.ticks.is_multiple_of(SLOW_TICKS) {
             self.slow_tick(now);
         }
+    }
+
+    fn woken(&mut self, now: Now) {
+        self.now = now;
+        self.wake_due_sites(now);
+        self.limits_alarm(now);
     }
 
     fn turn_ended(&mut self, now: Now) {
@@ -556,7 +554,10 @@ impl Handler for Core {
             .filter_map(|index| self.connections.at(index))
             .map(|(_, conn)| self.connection_deadline(conn))
             .min();
-        [self.queue.next_due(), self.sites.next_wake(), log, connections].into_iter().flatten().min()
+        [self.queue.next_due(), self.sites.next_wake(), self.limit_queues.next_wake(), log, connections]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn poll_command(&mut self) -> Option<Command<ToShard, Report>> {

@@ -87,18 +87,19 @@ impl Core {
         let Some(known) = self.sites.get_mut(site) else { return };
         known.open += 1;
         known.opening += 1;
-        let route = &self.settings.routes[known.permits.route];
+        let from = self.settings.routes[known.permits.route].source;
+        let permits = Arc::clone(&known.permits);
+        let shape = &permits.shape;
         let (name, without_tls) = known
             .host_mut(address)
             .map_or((None, false), |host| (Some(host.name.clone()), host.no_tls_until > now.instant));
-        let opportunistic = route.client.tls == TlsUse::Opportunistic;
+        let opportunistic = shape.client.tls == TlsUse::Opportunistic;
         let config = if without_tls && opportunistic {
-            Arc::new(ClientConfig { tls: TlsUse::Never, ..(*route.client).clone() })
+            Arc::new(ClientConfig { tls: TlsUse::Never, ..(*shape.client).clone() })
         } else {
-            Arc::clone(&route.client)
+            Arc::clone(&shape.client)
         };
-        let from = route.source;
-        let timeout = route.connect_timeout;
+        let timeout = shape.connect_timeout;
         let remote = match name {
             Some(name) if *name != *address.ip().to_string() => format!("{name} [{}]:{}", address.ip(), address.port()),
             _ => format!("[{}]:{}", address.ip(), address.port()),
@@ -295,7 +296,8 @@ impl Core {
         let site = outbound.site;
         let spent = self.is_spent(&outbound);
         let poorer = self.poorer_shard(site);
-        if self.stopping.is_some() || spent || poorer.is_some() || self.should_make_room(&outbound) {
+        let gives_way = spent || poorer.is_some() || self.should_make_room(&outbound);
+        if self.stopping.is_some() || gives_way || self.makes_way(&outbound) {
             if let Some(to) = poorer {
                 outbound.permit.promise(to);
             }
@@ -318,12 +320,11 @@ impl Core {
             return true;
         }
         let Some(permits) = self.sites.get(site).map(|known| Arc::clone(&known.permits)) else { return false };
-        if let Err(at) = permits.begin_transaction(now.instant) {
-            self.wake_site(site, at);
+        if !self.take_transaction(site, now) {
             self.go_idle(outbound, now);
             return false;
         }
-        let Some(work) = self.next_work(site, permits.limits.recipients_per_transaction, now) else {
+        let Some(work) = self.next_work(site, permits.shape.limits.recipients_per_transaction, now) else {
             permits.return_transaction();
             self.go_idle(outbound, now);
             return false;
@@ -336,7 +337,7 @@ impl Core {
 
     /// Whether a connection has carried as many messages as it should.
     pub(super) fn is_spent(&self, outbound: &Outbound) -> bool {
-        let site = self.sites.get(outbound.site).and_then(|known| known.permits.limits.messages_per_connection);
+        let site = self.sites.get(outbound.site).and_then(|known| known.permits.shape.limits.messages_per_connection);
         let peer = outbound.client.peer().mail_max();
         [site, peer].into_iter().flatten().any(|most| outbound.carried >= most)
     }

@@ -61,6 +61,17 @@ pub enum ToShard {
         /// The site's place in the registry.
         site: u32,
     },
+    /// Another shard has sites that wait for a connection under a limit. Full: dropped, the shard that has connections gives
+    /// way as they end.
+    LimitWanted {
+        /// The limit's place.
+        limit: u32,
+    },
+    /// A connection under a limit that this shard waits for may be free. Full: dropped, the shard looks at every tick.
+    LimitFreed {
+        /// The limit's place.
+        limit: u32,
+    },
     /// A permit of a site this shard waits for, from one that had more. Full: it is free for whoever asks.
     Permit(ConnectionPermit),
     /// A permit of a site this shard waits for may be free. Full: dropped, the shard asks again at its next tick.

@@ -1,4 +1,4 @@
-//! The limits of a site, exact over all shards: connections counted and transactions spaced by atomics alone.
+//! The limits of a site, exact over all shards: connections counted, connections and transactions spaced by atomics alone.
 //!
 //! Not here: which shard uses a permit (src/shard/site.rs) and where limits come from (src/config.rs). A permit that
 //! is never released would narrow the site for ever, so each open connection holds a [`ConnectionPermit`], which
@@ -6,14 +6,15 @@
 
 use crate::clock::Instant;
 use crate::io::dns::MxHost;
-use crate::limits::{MAX_SHARDS, MAX_SITES};
-use crate::shard::settings::{Rate, Settings, SiteLimits, Target};
+use crate::limits::MAX_SITES;
+use crate::shard::gcra::Gcra;
+use crate::shard::settings::{Settings, Target};
+use crate::shard::shaping::{Entries, Shape};
+use crate::shard::shared_limit::SharedLimit;
+use crate::shard::waiting_shards::WaitingShards;
 use foldhash::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-/// Words of the bitmap of waiting shards.
-const WAITING_WORDS: usize = MAX_SHARDS / 64;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// One site's shared state: one per site and process, held by every shard that sends there.
 #[derive(Debug)]
@@ -24,42 +25,92 @@ pub struct SitePermits {
     pub name: Box<str>,
     /// Which of the settings' routes it belongs to.
     pub route: usize,
-    /// What it tolerates.
-    pub limits: SiteLimits,
+    /// What it tolerates, and how it is spoken with.
+    pub shape: Shape,
+    /// The limits that it shares with other sites.
+    pub shared: Box<[Arc<SharedLimit>]>,
     connections: AtomicU32,
-    /// The theoretical arrival time of the generic cell rate algorithm (ITU-T I.371), in nanoseconds.
-    next_free: AtomicU64,
-    waiting: [AtomicU64; WAITING_WORDS],
+    openings: Gcra,
+    transactions: Gcra,
+    waiting: WaitingShards,
     /// Connections by shard.
     held: Box<[AtomicU32]>,
 }
 
+/// Why something cannot be done at a site now.
+#[derive(Clone, Debug)]
+pub enum Busy {
+    /// All its connections are in use.
+    Connections,
+    /// Its own rate has the next at this time.
+    Until(Instant),
+    /// All connections of a limit that it shares are in use.
+    Shared(Arc<SharedLimit>),
+    /// The rate of a limit that it shares has the next at this time.
+    SharedUntil(Arc<SharedLimit>, Instant),
+}
+
 impl SitePermits {
     /// A site without connections and without burst credit: what was sent before this start is not known.
-    pub fn new(index: u32, name: Box<str>, route: usize, limits: SiteLimits, shards: u8) -> SitePermits {
+    pub fn new(
+        index: u32,
+        name: Box<str>,
+        route: usize,
+        shape: Shape,
+        shared: Box<[Arc<SharedLimit>]>,
+        shards: u8,
+    ) -> SitePermits {
         SitePermits {
             index,
             name,
             route,
-            limits,
+            shape,
+            shared,
             connections: AtomicU32::new(0),
-            next_free: AtomicU64::new(0),
-            waiting: std::array::from_fn(|_| AtomicU64::new(0)),
+            openings: Gcra::default(),
+            transactions: Gcra::default(),
+            waiting: WaitingShards::default(),
             held: (0..shards).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
-    /// Takes a place for one connection of `shard`, if the site has one left.
-    pub fn connect(self: &Arc<Self>, shard: u8) -> Option<ConnectionPermit> {
+    /// Takes a place for one connection of `shard` and the right to open it, if the site and all limits that it shares have
+    /// one now.
+    pub fn connect(self: &Arc<Self>, shard: u8, now: Instant) -> Result<ConnectionPermit, Busy> {
+        let most = self.shape.limits.connections;
         self.connections
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
-                (open < self.limits.connections).then_some(open + 1)
-            })
-            .ok()
-            .map(|_| {
-                self.held[usize::from(shard)].fetch_add(1, Ordering::AcqRel);
-                ConnectionPermit { site: Arc::clone(self), shard }
-            })
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1))
+            .map_err(|_| Busy::Connections)?;
+        for (taken, limit) in self.shared.iter().enumerate() {
+            if !limit.take_place() {
+                self.free_places(taken);
+                return Err(Busy::Shared(Arc::clone(limit)));
+            }
+        }
+        self.take_opening(now).inspect_err(|_| self.free_places(self.shared.len()))?;
+        self.held[usize::from(shard)].fetch_add(1, Ordering::AcqRel);
+        Ok(ConnectionPermit { site: Arc::clone(self), shard })
+    }
+
+    /// Gives back the site's own place, and those of the first so many limits that it shares.
+    fn free_places(&self, shared: usize) {
+        self.shared[..shared].iter().for_each(|limit| limit.free_place());
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn take_opening(&self, now: Instant) -> Result<(), Busy> {
+        let own = self.shape.limits.connection_rate;
+        own.map_or(Ok(()), |rate| self.openings.take(rate, now)).map_err(Busy::Until)?;
+        for (taken, limit) in self.shared.iter().enumerate() {
+            if let Err(at) = limit.take_opening(now) {
+                self.shared[..taken].iter().for_each(|limit| limit.return_opening());
+                if let Some(rate) = own {
+                    self.openings.give_back(rate);
+                }
+                return Err(Busy::SharedUntil(Arc::clone(limit), at));
+            }
+        }
+        Ok(())
     }
 
     /// Connections of one shard.
@@ -72,62 +123,57 @@ impl SitePermits {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// Takes the right to begin one transaction, or says when to ask again. Spacing and burst are those of
-    /// [`Rate`]; the first call after a start finds no credit but the one transaction.
-    pub fn begin_transaction(&self, now: Instant) -> Result<(), Instant> {
-        let Some(rate) = self.limits.rate else { return Ok(()) };
-        let (step, tolerance) = spacing(rate);
-        let now = now.as_nanos();
-        let taken = self.next_free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |next_free| {
-            if next_free == 0 {
-                // The first use: as if the whole burst had just been spent.
-                return Some(now + step + tolerance);
+    /// Takes the right to begin one transaction, here and under all limits that the site shares, or says what has to be
+    /// waited for. The first call after a start finds no credit but the one transaction.
+    pub fn begin_transaction(&self, now: Instant) -> Result<(), Busy> {
+        let own = self.shape.limits.rate;
+        own.map_or(Ok(()), |rate| self.transactions.take(rate, now)).map_err(Busy::Until)?;
+        for (taken, limit) in self.shared.iter().enumerate() {
+            if let Err(at) = limit.take_transaction(now) {
+                self.return_transactions(taken);
+                return Err(Busy::SharedUntil(Arc::clone(limit), at));
             }
-            let start = next_free.max(now);
-            (start - now <= tolerance).then_some(start + step)
-        });
-        match taken {
-            Ok(_) => Ok(()),
-            Err(next_free) => Err(Instant::from_nanos(next_free - tolerance)),
         }
+        Ok(())
     }
 
-    /// When the next transaction may begin, if not now. Takes nothing.
+    /// When the next transaction may begin by the site's own rate, if not now. Takes nothing.
     pub fn next_transaction(&self, now: Instant) -> Option<Instant> {
-        let (_, tolerance) = spacing(self.limits.rate?);
-        let next_free = self.next_free.load(Ordering::Acquire);
-        let at = Instant::from_nanos(next_free.saturating_sub(tolerance));
-        (at > now).then_some(at)
+        self.transactions.next(self.shape.limits.rate?, now)
+    }
+
+    /// When the next connection may be opened by the site's own rate, if not now. Takes nothing.
+    pub fn next_opening(&self, now: Instant) -> Option<Instant> {
+        self.openings.next(self.shape.limits.connection_rate?, now)
     }
 
     /// Gives back the right of [`begin_transaction`](Self::begin_transaction) that was not used.
     pub fn return_transaction(&self) {
-        if let Some(rate) = self.limits.rate {
-            let (step, _) = spacing(rate);
-            self.next_free.fetch_sub(step, Ordering::AcqRel);
+        self.return_transactions(self.shared.len());
+    }
+
+    fn return_transactions(&self, shared: usize) {
+        self.shared[..shared].iter().for_each(|limit| limit.return_transaction());
+        if let Some(rate) = self.shape.limits.rate {
+            self.transactions.give_back(rate);
         }
     }
 
     /// Notes that `shard` has mail for this site and no connection permit. True when it did not wait before.
     pub fn wait(&self, shard: u8) -> bool {
-        let bit = 1 << (shard % 64);
-        self.waiting[usize::from(shard) / 64].fetch_or(bit, Ordering::AcqRel) & bit == 0
-    }
-
-    fn waits(&self, shard: u8) -> bool {
-        self.waiting[usize::from(shard) / 64].load(Ordering::Acquire) & 1 << (shard % 64) != 0
+        self.waiting.add(shard)
     }
 
     /// The poorest of the other shards that wait, if it has so few connections that one of `shard`'s would make them more
     /// equal. Never so for both of two shards, so that connections do not go to and fro.
     pub fn poorer_waiting(&self, shard: u8) -> Option<u8> {
         // Asked behind every transaction; mostly nobody waits.
-        if self.waiting.iter().all(|word| word.load(Ordering::Acquire) == 0) {
+        if self.waiting.is_empty() {
             return None;
         }
         let own = self.held_by(shard);
         (0..self.held.len() as u8)
-            .filter(|&other| other != shard && self.waits(other))
+            .filter(|&other| other != shard && self.waiting.contains(other))
             .map(|other| (self.held_by(other), other))
             .filter(|&(held, _)| held + 1 < own)
             .min()
@@ -136,19 +182,12 @@ impl SitePermits {
 
     /// `shard` no longer waits.
     pub fn wait_no_more(&self, shard: u8) {
-        let word = &self.waiting[usize::from(shard) / 64];
-        if word.load(Ordering::Relaxed) & 1 << (shard % 64) != 0 {
-            word.fetch_and(!(1 << (shard % 64)), Ordering::AcqRel);
-        }
+        self.waiting.remove(shard);
     }
 
     /// The shard after `shard`, in turn, that waits for a permit; `shard` itself comes last.
     pub fn next_waiting(&self, shard: u8) -> Option<u8> {
-        let bits = |from: usize, to: usize| (from..to).find(|&s| self.waits(s as u8));
-        if self.waiting.iter().all(|word| word.load(Ordering::Acquire) == 0) {
-            return None;
-        }
-        bits(usize::from(shard) + 1, MAX_SHARDS).or_else(|| bits(0, usize::from(shard) + 1)).map(|s| s as u8)
+        self.waiting.after(shard)
     }
 
     /// The one shard that sends to this site when it is narrower than there are shards (rendezvous hashing,
@@ -159,7 +198,7 @@ impl SitePermits {
 
     /// Whether one shard alone should send here.
     pub fn is_narrow(&self, shards: u8) -> bool {
-        self.limits.connections < u32::from(shards)
+        self.shape.limits.connections < u32::from(shards)
     }
 }
 
@@ -173,13 +212,6 @@ fn mix(mut value: u64) -> u64 {
     value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ value >> 31
-}
-
-/// Nanoseconds between transactions, and how far ahead of them a burst may run.
-fn spacing(rate: Rate) -> (u64, u64) {
-    let period = rate.period.as_nanos().min(u128::from(u64::MAX / 2)) as u64;
-    let step = (period / u64::from(rate.count.max(1))).max(1);
-    (step, step.saturating_mul(u64::from(rate.burst.saturating_sub(1))))
 }
 
 /// The right to one open connection; released on drop.
@@ -212,7 +244,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.site.held[usize::from(self.shard)].fetch_sub(1, Ordering::AcqRel);
-        self.site.connections.fetch_sub(1, Ordering::AcqRel);
+        self.site.free_places(self.site.shared.len());
     }
 }
 
@@ -222,24 +254,33 @@ pub struct SiteRegistry {
     settings: Arc<Settings>,
     shards: u8,
     sites: Vec<Arc<SitePermits>>,
-    by_hosts: HashMap<(usize, Box<str>), u32>,
+    shared: Vec<Arc<SharedLimit>>,
+    by_hosts: HashMap<(usize, Entries, Box<str>), u32>,
 }
 
 impl SiteRegistry {
     /// The sites of the settings' smart hosts, in the order of routes; MX sites come as they are seen.
     pub fn new(settings: Arc<Settings>, shards: u8) -> SiteRegistry {
-        let mut registry =
-            SiteRegistry { settings: Arc::clone(&settings), shards, sites: Vec::new(), by_hosts: HashMap::default() };
+        let specs = settings.shaping.limits.iter().enumerate();
+        let shared = specs.map(|(place, spec)| Arc::new(SharedLimit::new(place as u32, spec))).collect();
+        let mut registry = SiteRegistry {
+            settings: Arc::clone(&settings),
+            shards,
+            sites: Vec::new(),
+            shared,
+            by_hosts: HashMap::default(),
+        };
         for (index, route) in settings.routes.iter().enumerate() {
             if matches!(route.target, Target::NextHops(_)) {
-                registry.add(index, route.name.clone(), route.limits.clone());
+                registry.add(index, route.name.clone(), Shape::of_route(route));
             }
         }
         registry
     }
 
-    fn add(&mut self, route: usize, name: Box<str>, limits: SiteLimits) -> Arc<SitePermits> {
-        let permits = Arc::new(SitePermits::new(self.sites.len() as u32, name, route, limits, self.shards));
+    fn add(&mut self, route: usize, name: Box<str>, shape: Shape) -> Arc<SitePermits> {
+        let shared = shape.shared.iter().filter_map(|place| self.shared.get(*place as usize)).map(Arc::clone).collect();
+        let permits = Arc::new(SitePermits::new(self.sites.len() as u32, name, route, shape, shared, self.shards));
         self.sites.push(Arc::clone(&permits));
         permits
     }
@@ -249,15 +290,21 @@ impl SiteRegistry {
         &self.sites
     }
 
-    /// The site that the mail hosts of `domain` make: all domains with the same set of hosts share it. None when no
-    /// route takes the domain, or when [`MAX_SITES`] are known.
+    /// The limits that span sites.
+    pub fn shared(&self) -> &[Arc<SharedLimit>] {
+        &self.shared
+    }
+
+    /// The site that the mail hosts of `domain` make: all domains with the same set of hosts share it, but for those
+    /// with other terms. None when no route takes the domain, or when [`MAX_SITES`] are known.
     pub fn site_of(&mut self, domain: &str, hosts: &[MxHost]) -> Option<Arc<SitePermits>> {
         let settings = Arc::clone(&self.settings);
         let (index, route) = settings.routes.iter().enumerate().find(|(_, route)| route.domains.fits(domain))?;
         let mut names: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
         names.sort_unstable();
         names.dedup();
-        let key = (index, names.join(" ").into_boxed_str());
+        let entries = if route.shaped { settings.shaping.entries_of(domain, hosts) } else { Entries::default() };
+        let key = (index, entries, names.join(" ").into_boxed_str());
         if let Some(&site) = self.by_hosts.get(&key) {
             return Some(Arc::clone(&self.sites[site as usize]));
         }
@@ -265,7 +312,9 @@ impl SiteRegistry {
             return None;
         }
         let name = hosts.iter().min_by_key(|host| (host.preference, &host.name)).map_or(domain, |host| &*host.name);
-        let permits = self.add(index, name.into(), route.limits.clone());
+        // A domain with terms of its own is told from the others of its hosts.
+        let name = if entries.domain.is_some() { format!("{domain} at {name}") } else { name.to_owned() };
+        let permits = self.add(index, name.into(), settings.shaping.shape(route, entries));
         self.by_hosts.insert(key, permits.index);
         Some(permits)
     }
@@ -274,11 +323,49 @@ impl SiteRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::settings::{Rate, SiteLimits};
+    use crate::shard::shaping::LimitSpec;
+    use crate::smtp::client::{ClientConfig, ClientTimeouts, TlsUse};
     use std::time::Duration;
 
+    fn limits(connections: u32, rate: Option<Rate>) -> SiteLimits {
+        SiteLimits {
+            connections,
+            connection_rate: None,
+            messages_per_connection: None,
+            rate,
+            recipients_per_transaction: 100,
+        }
+    }
+
+    fn shape(limits: SiteLimits) -> Shape {
+        let client = ClientConfig {
+            ehlo_name: "relay.test".into(),
+            tls: TlsUse::Never,
+            assume_8bitmime: false,
+            chunking: true,
+            pipelining: true,
+            pipelined_messages: true,
+            timeouts: ClientTimeouts::default(),
+        };
+        let times = (Duration::from_secs(4), Duration::from_secs(15));
+        Shape {
+            provider: None,
+            limits,
+            client: Arc::new(client),
+            connect_timeout: times.0,
+            idle_timeout: times.1,
+            shared: Vec::new(),
+        }
+    }
+
+    fn site_of(connections: u32, rate: Option<Rate>, shared: &[&Arc<SharedLimit>]) -> Arc<SitePermits> {
+        let shared = shared.iter().copied().map(Arc::clone).collect();
+        Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, shape(limits(connections, rate)), shared, 4))
+    }
+
     fn site(connections: u32, rate: Option<Rate>) -> Arc<SitePermits> {
-        let limits = SiteLimits { connections, messages_per_connection: None, rate, recipients_per_transaction: 100 };
-        Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, limits, 4))
+        site_of(connections, rate, &[])
     }
 
     #[test]
@@ -289,7 +376,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let permit = site.connect(1);
+                        let permit = site.connect(1, Instant::ZERO);
                         greatest.fetch_max(site.connections(), Ordering::Relaxed);
                         drop(permit);
                     }
@@ -303,76 +390,57 @@ mod tests {
     #[test]
     fn a_connection_is_given_up_only_where_that_makes_shards_more_equal() {
         let site = site(3, None);
-        let mut held: Vec<_> = [0, 0, 1].into_iter().filter_map(|shard| site.connect(shard)).collect();
-        assert!(held.len() == 3 && site.connect(1).is_none());
+        let mut held: Vec<_> =
+            [0, 0, 1].into_iter().filter_map(|shard| site.connect(shard, Instant::ZERO).ok()).collect();
+        assert!(held.len() == 3 && site.connect(1, Instant::ZERO).is_err());
         assert!(site.wait(1) && !site.wait(1));
         assert_eq!(site.poorer_waiting(0), None, "two and one are as equal as three can be");
         assert!(site.wait(2));
         assert_eq!((site.poorer_waiting(0), site.poorer_waiting(1)), (Some(2), None));
         held[0].promise(2);
         assert!((0..4).all(|shard| site.poorer_waiting(shard).is_none()), "what is promised counts at once");
-        assert!(site.connect(2).is_none(), "and is not free");
+        assert!(site.connect(2, Instant::ZERO).is_err(), "and is not free");
         held.clear();
         assert!((0..4).all(|shard| site.held_by(shard) == 0) && site.connections() == 0);
     }
 
     #[test]
-    fn transactions_are_spaced_and_begin_without_credit() {
-        let rate = Rate { count: 10, period: Duration::from_secs(1), burst: 3 };
-        let site = site(1, Some(rate));
-        let start = Instant::from_nanos(1_000_000_000);
-        assert_eq!(site.begin_transaction(start), Ok(()));
-        let at = site.begin_transaction(start).unwrap_err();
-        assert_eq!(at, start.after(Duration::from_millis(100)));
-        assert_eq!(site.next_transaction(start), Some(at));
-        assert_eq!(site.next_transaction(at), None);
-        assert_eq!(site.begin_transaction(at), Ok(()));
-        // A long pause earns the burst and no more.
-        let later = start.after(Duration::from_secs(60));
-        let taken = (0..10).filter(|_| site.begin_transaction(later).is_ok()).count();
-        assert_eq!(taken, 3);
+    fn what_one_limit_refuses_costs_the_others_nothing() {
+        let second = |count| Some(Rate { count, period: Duration::from_secs(1), burst: 1 });
+        let spec = |connections, rate| LimitSpec { name: "all".into(), connections, connection_rate: None, rate };
+        let wide = Arc::new(SharedLimit::new(0, &spec(Some(2), None)));
+        let slow = Arc::new(SharedLimit::new(1, &spec(None, second(1))));
+        let one = site_of(5, second(10), &[&wide, &slow]);
+        let other = site_of(5, None, &[&wide]);
+        let now = Instant::from_nanos(1_000_000_000);
+        let (first, _second) = (one.connect(0, now).unwrap(), other.connect(1, now).unwrap());
+        assert!(matches!(one.connect(0, now), Err(Busy::Shared(limit)) if limit.place == 0));
+        assert_eq!((one.connections(), other.connections(), wide.open(), slow.open()), (1, 1, 2, 1));
+        drop(first);
+        assert_eq!((one.connections(), wide.open(), slow.open()), (0, 1, 0));
+        assert!(one.begin_transaction(now).is_ok());
+        let later = now.after(Duration::from_millis(500));
+        let busy = one.begin_transaction(later);
+        assert!(
+            matches!(busy, Err(Busy::SharedUntil(limit, at)) if limit.place == 1 && at == now.after(Duration::from_secs(1)))
+        );
+        assert_eq!(one.next_transaction(later), None, "its own rate was given back");
     }
 
     #[test]
-    fn in_any_second_no_more_than_the_rate_and_the_burst() {
-        let rate = Rate { count: 50, period: Duration::from_secs(1), burst: 5 };
-        let site = site(1, Some(rate));
-        let mut begun: Vec<u64> = Vec::new();
-        for at in (1..5_000_000_000u64).step_by(777_777) {
-            if site.begin_transaction(Instant::from_nanos(at)).is_ok() {
-                begun.push(at);
-            }
-        }
-        for (first, at) in begun.iter().enumerate() {
-            let within = begun[first..].iter().take_while(|&&other| other - at < 1_000_000_000).count();
-            assert!(within <= 55, "{within} transactions in a second");
-        }
-        assert!(begun.len() >= 240);
-    }
-
-    #[test]
-    fn a_right_that_was_not_used_comes_back() {
-        let site = site(1, Some(Rate { count: 1, period: Duration::from_secs(1), burst: 1 }));
-        let now = Instant::from_nanos(5);
-        assert_eq!(site.begin_transaction(now), Ok(()));
-        assert!(site.begin_transaction(now).is_err());
-        site.return_transaction();
-        assert_eq!(site.begin_transaction(now), Ok(()));
-    }
-
-    #[test]
-    fn waiting_shards_take_turns() {
-        let site = site(1, None);
-        assert_eq!(site.next_waiting(0), None);
-        for shard in [0, 2, 200] {
-            assert!(site.wait(shard));
-        }
-        assert_eq!(site.next_waiting(0), Some(2));
-        assert_eq!(site.next_waiting(2), Some(200));
-        assert_eq!(site.next_waiting(200), Some(0));
-        site.wait_no_more(0);
-        site.wait_no_more(200);
-        assert_eq!(site.next_waiting(2), Some(2));
+    fn connections_are_opened_no_faster_than_the_rate() {
+        let limits = SiteLimits {
+            connection_rate: Some(Rate { count: 1, period: Duration::from_secs(10), burst: 1 }),
+            ..limits(5, None)
+        };
+        let site = Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, shape(limits), Box::new([]), 4));
+        let now = Instant::from_nanos(1_000_000_000);
+        let held = site.connect(0, now).unwrap();
+        let at = now.after(Duration::from_secs(10));
+        assert!(matches!(site.connect(0, now), Err(Busy::Until(when)) if when == at));
+        assert_eq!((site.next_opening(now), site.connections()), (Some(at), 1));
+        drop(held);
+        assert!(site.connect(0, now).is_err() && site.connect(0, at).is_ok());
     }
 
     #[test]
@@ -380,13 +448,8 @@ mod tests {
         let owners = |shards: u8| -> Vec<u8> {
             (0..1000)
                 .map(|n| {
-                    let limits = SiteLimits {
-                        connections: 1,
-                        messages_per_connection: None,
-                        rate: None,
-                        recipients_per_transaction: 1,
-                    };
-                    SitePermits::new(n, format!("mx{n}.test").into(), 0, limits, shards).owner(shards)
+                    let (name, shape) = (format!("mx{n}.test").into(), shape(limits(1, None)));
+                    SitePermits::new(n, name, 0, shape, Box::new([]), shards).owner(shards)
                 })
                 .collect()
         };

@@ -3,6 +3,7 @@
 use crate::policy::connection_rate::ConnectionRates;
 use crate::policy::relay::RelayPolicy;
 use crate::queue::retry::RetrySchedule;
+use crate::shard::shaping::Shaping;
 use crate::smtp::client::ClientConfig;
 use crate::smtp::server::SessionConfig;
 use std::net::IpAddr;
@@ -18,6 +19,8 @@ pub struct Settings {
     pub listeners: Vec<ListenerSettings>,
     /// In order: the first whose pattern fits a recipient's domain is taken.
     pub routes: Vec<Route>,
+    /// What providers and domains tolerate.
+    pub shaping: Shaping,
     /// When attempts are made, and for how long.
     pub schedule: RetrySchedule,
     /// Accept, deliver nothing.
@@ -80,8 +83,10 @@ pub struct Route {
     pub domains: DomainPattern,
     /// Where to.
     pub target: Target,
-    /// The limits of each site of this route.
+    /// The limits of each site of this route, where shaping says nothing else.
     pub limits: SiteLimits,
+    /// Whether shaping has a say.
+    pub shaped: bool,
     /// How connections speak.
     pub client: Arc<ClientConfig>,
     /// After how long a connection attempt counts as failed.
@@ -165,6 +170,8 @@ pub enum HostSpec {
 pub struct SiteLimits {
     /// Connections at a time.
     pub connections: u32,
+    /// Connections opened: so many in each period; none: no limit.
+    pub connection_rate: Option<Rate>,
     /// Messages a connection carries before it is closed; none: no limit.
     pub messages_per_connection: Option<u32>,
     /// Transactions begun: so many in each period; none: no limit.

@@ -11,10 +11,61 @@ use crate::io::handler::Command;
 use crate::limits::IDLE_YIELD;
 use crate::queue::SiteId;
 use crate::shard::core::Core;
+use crate::shard::limit_queue::Wait;
 use crate::shard::message::ToShard;
-use crate::shard::permits::ConnectionPermit;
+use crate::shard::permits::{Busy, ConnectionPermit};
+use std::sync::Arc;
 
 impl Core {
+    /// The right to open one more connection to a site; else it is noted what the site waits for.
+    pub(super) fn take_permit(&mut self, site: SiteId, now: Now) -> Option<ConnectionPermit> {
+        let known = self.sites.get_mut(site)?;
+        if let Some(permit) = known.granted.take() {
+            return Some(permit);
+        }
+        if let Some(limit) = self.stands_behind(site, Wait::Connection) {
+            self.wait_for_limit(site, &limit, Wait::Connection, None);
+            return None;
+        }
+        let known = self.sites.get_mut(site)?;
+        known.has_limits_turn = false;
+        let mut new = false;
+        let taken = known.permits.connect(self.shard, now.instant).or_else(|busy| {
+            if !matches!(busy, Busy::Connections) {
+                return Err(busy);
+            }
+            new = known.permits.wait(self.shard);
+            // A permit may have come free between the two lines above: whoever freed it did not see us.
+            known.permits.connect(self.shard, now.instant)
+        });
+        match taken {
+            Ok(permit) => return Some(permit),
+            Err(Busy::Connections) if new => self.ask_for_permits(site),
+            Err(Busy::Connections) => {}
+            Err(Busy::Until(at)) => self.wake_site(site, at),
+            Err(Busy::Shared(limit)) => self.wait_for_limit(site, &limit, Wait::Connection, None),
+            Err(Busy::SharedUntil(limit, at)) => self.wait_for_limit(site, &limit, Wait::Connection, Some(at)),
+        }
+        None
+    }
+
+    /// The right to begin a transaction at a site; else it is noted what the site waits for.
+    pub(super) fn take_transaction(&mut self, site: SiteId, now: Now) -> bool {
+        if let Some(limit) = self.stands_behind(site, Wait::Transaction) {
+            self.wait_for_limit(site, &limit, Wait::Transaction, None);
+            return false;
+        }
+        let Some(known) = self.sites.get_mut(site) else { return false };
+        known.has_limits_turn = false;
+        match known.permits.begin_transaction(now.instant) {
+            Ok(()) => return true,
+            Err(Busy::Until(at)) => self.wake_site(site, at),
+            Err(Busy::SharedUntil(limit, at)) => self.wait_for_limit(site, &limit, Wait::Transaction, Some(at)),
+            Err(Busy::Connections | Busy::Shared(_)) => {}
+        }
+        false
+    }
+
     /// A connection of this shard to the site is gone: its permit goes to whom it was promised, or is free.
     pub(super) fn connection_gone(&mut self, site: SiteId, permit: ConnectionPermit) {
         if let Some(known) = self.sites.get_mut(site) {
@@ -45,8 +96,10 @@ impl Core {
     /// Whoever waits for a permit is told of this one, in turn.
     pub(super) fn free(&mut self, permit: ConnectionPermit) {
         let shard = self.shard;
-        let site = SiteId(permit.site().index);
+        let permits = Arc::clone(permit.site());
+        let site = SiteId(permits.index);
         drop(permit);
+        self.limits_freed(&permits.shared);
         let Some(known) = self.sites.get_mut(site) else { return };
         match known.permits.next_waiting(shard) {
             Some(next) if next != shard => {

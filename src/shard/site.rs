@@ -80,6 +80,12 @@ pub struct Site {
     pub(super) waits_for_room: bool,
     /// May take room before those that wait.
     pub(super) has_turn: bool,
+    /// Stands in the queue of this limit for a connection.
+    pub(super) waits_for_connection: Option<u32>,
+    /// Stands in the queue of this limit for its next transaction.
+    pub(super) waits_for_transaction: Option<u32>,
+    /// May go before those that wait for a limit, once.
+    pub(super) has_limits_turn: bool,
     /// In the list of sites to pump.
     dirty: bool,
     /// A wake-up is planned for this instant.
@@ -104,6 +110,9 @@ impl Site {
             granted: None,
             waits_for_room: false,
             has_turn: false,
+            waits_for_connection: None,
+            waits_for_transaction: None,
+            has_limits_turn: false,
             dirty: false,
             wake: Instant::MAX,
             asked: Instant::ZERO,
@@ -279,22 +288,7 @@ impl Core {
             if !self.has_room(site, now) {
                 return;
             }
-            let Some(known) = self.sites.get_mut(site) else { return };
-            let permit = known.granted.take().or_else(|| known.permits.connect(self.shard));
-            let Some(permit) = permit else {
-                let new = known.permits.wait(self.shard);
-                // A permit may have come free between the two lines above: whoever freed it did not see us.
-                match known.permits.connect(self.shard) {
-                    Some(permit) => self.open(site, address, permit, now),
-                    None => {
-                        if new {
-                            self.ask_for_permits(site);
-                        }
-                        return;
-                    }
-                }
-                continue;
-            };
+            let Some(permit) = self.take_permit(site, now) else { return };
             self.open(site, address, permit, now);
         }
     }

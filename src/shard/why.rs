@@ -3,9 +3,10 @@
 //! Not here: what decides it (src/queue, src/shard/site.rs); this only reads what those decided. Of a message that is
 //! gone nothing can be said.
 
-use crate::clock::Now;
+use crate::clock::{Instant, Now};
 use crate::queue::{MessageView, SiteId, Slot, State};
 use crate::shard::core::Core;
+use crate::shard::site::Site;
 
 const HOLDS: &str = "the relay was started to hold all mail";
 
@@ -87,9 +88,43 @@ impl Core {
                 "site {name} waits for its turn: all {most} connections to destinations that a shard may have are in use"
             ));
         }
-        let limit = known.permits.limits.connections;
+        if ready > 0
+            && let Some(limit) = self.shared_limit_of(known, now)
+        {
+            return Some(format!("site {name}: {limit}; {ready} are ready"));
+        }
+        if let Some(at) = known.permits.next_opening(now.instant)
+            && ready > 0
+            && known.open == 0
+        {
+            let wait = at.since(now.instant).as_millis();
+            return Some(format!("site {name}: its rate allows the next connection in {wait} ms; {ready} are ready"));
+        }
+        let limit = known.permits.shape.limits.connections;
         (known.permits.connections() >= limit && ready > 0)
             .then(|| format!("site {name}: all {limit} connections are in use, {ready} ready"))
+    }
+}
+
+impl Core {
+    /// The limit over several sites that a site waits for, if it does.
+    fn shared_limit_of(&self, known: &Site, now: Now) -> Option<String> {
+        let find = |place: u32| known.permits.shared.iter().find(|limit| limit.place == place);
+        let millis = |at: Instant| at.since(now.instant).as_millis();
+        if let Some(limit) = known.waits_for_transaction.and_then(find) {
+            let at = limit.next_transaction(now.instant).map_or(0, millis);
+            return Some(format!(
+                "the rate of the limit \"{}\" allows the next message in {at} ms, to it or to others",
+                limit.name
+            ));
+        }
+        let limit = known.waits_for_connection.and_then(find).filter(|_| known.working == 0)?;
+        if let Some(at) = limit.next_opening(now.instant) {
+            let at = millis(at);
+            return Some(format!("the rate of the limit \"{}\" allows the next connection in {at} ms", limit.name));
+        }
+        let (name, open) = (&limit.name, limit.open());
+        Some(format!("all {open} connections of the limit \"{name}\" are in use, and sites take turns"))
     }
 }
 

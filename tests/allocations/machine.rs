@@ -249,7 +249,11 @@ impl Machine {
                     self.callbacks.push(Callback::Connected(conn));
                 }
                 Command::Disk(op) => self.disk.submit(0, op),
-                Command::PauseRead(_) | Command::ResumeRead(_) | Command::Report(_) | Command::NextTurn => {}
+                Command::PauseRead(_)
+                | Command::ResumeRead(_)
+                | Command::Report(_)
+                | Command::NextTurn
+                | Command::WakeAt(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -307,6 +311,7 @@ fn settings(hold: bool, chunking: bool) -> Settings {
             filters: Arc::new([]),
         }],
         routes: vec![route("willing", WILLING, chunking), route("waiting", UNWILLING, chunking)],
+        shaping: Default::default(),
         schedule: RetrySchedule::default(),
         hold,
         max_received_headers: 100,
@@ -334,6 +339,7 @@ fn route(name: &str, host: IpAddr, chunking: bool) -> Route {
         target: Target::NextHops(vec![NextHop { host: HostSpec::Address(host), port }]),
         limits: SiteLimits {
             connections: 20,
+            connection_rate: None,
             messages_per_connection: None,
             rate: None,
             recipients_per_transaction: 50,
@@ -349,6 +355,7 @@ fn route(name: &str, host: IpAddr, chunking: bool) -> Route {
         }),
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(3_600),
+        shaped: false,
         source: None,
     }
 }

@@ -8,6 +8,7 @@ use ringpost::queue::retry::RetrySchedule;
 use ringpost::shard::settings::{
     DomainPattern, HostSpec, ListenerSettings, NextHop, Rate, Route, Settings, SiteLimits, Target,
 };
+use ringpost::shard::shaping::{LimitSpec, Provider, Shaping, Tolerance};
 use ringpost::smtp::client::{ClientConfig, ClientTimeouts, TlsUse};
 use ringpost::smtp::server::{BareNewlines, SessionConfig};
 use std::collections::BTreeMap;
@@ -66,7 +67,12 @@ pub struct Geography {
     pub zones: BTreeMap<String, Zone>,
     /// Domains of recipients, some of them several times.
     pub domains: Vec<String>,
+    /// The sites under the shared limit.
+    pub shared: Vec<usize>,
 }
+
+/// The domains under the shared limit.
+const SHARED: [&str; 4] = ["one.test", "uno.test", "two.test", "senders.test"];
 
 const POOL: usize = 0;
 const NARROW: usize = 1;
@@ -76,14 +82,21 @@ const REST: usize = 3;
 impl Geography {
     /// The world of a seed; without obstacles when `calm`.
     pub fn new(random: &mut Random, calm: bool) -> Geography {
-        let mut world = Geography { hosts: Vec::new(), sites: Vec::new(), zones: BTreeMap::new(), domains: Vec::new() };
+        let mut world = Geography {
+            hosts: Vec::new(),
+            sites: Vec::new(),
+            zones: BTreeMap::new(),
+            domains: Vec::new(),
+            shared: Vec::new(),
+        };
         world.site(random, POOL, 2, calm, &[]);
         world.site(random, NARROW, 1, calm, &["a.narrow.test", "b.narrow.test"]);
         world.site(random, NARROW, 2, calm, &["c.narrow.test"]);
         world.site(random, RATED, 1, calm, &["a.rated.test"]);
-        world.site(random, REST, 3, calm, &["one.test", "uno.test"]);
-        world.site(random, REST, 1, calm, &["two.test"]);
+        let one = world.site(random, REST, 3, calm, &["one.test", "uno.test"]);
+        let two = world.site(random, REST, 1, calm, &["two.test"]);
         let senders = world.site(random, REST, 2, true, &["senders.test"]);
+        world.shared = vec![one, two, senders];
         let dead = world.site(random, REST, 1, true, &["dead.test", "void.test"]);
         for host in world.sites[dead].hosts.clone() {
             world.hosts[host].dead = true;
@@ -217,6 +230,7 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
             filters: if random.chance(333) { Arc::new([0]) } else { Arc::new([]) },
         }],
         routes: routes(random),
+        shaping: shaping(random),
         schedule: RetrySchedule {
             first: Duration::from_secs(random.range(3, 40)),
             factor: 2,
@@ -245,6 +259,33 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
 
 fn trusted() -> Vec<ipnet::IpNet> {
     vec![ipnet::IpNet::V4(ipnet::Ipv4Net::new(Ipv4Addr::LOCALHOST, 8).expect("8 is a prefix length of IPv4"))]
+}
+
+/// In half of the worlds some sites share a limit.
+fn shaping(random: &mut Random) -> Shaping {
+    let seconds = |random: &mut Random| Duration::from_secs(random.range(1, 10));
+    let rate = |random: &mut Random| Rate {
+        count: random.range(1, 20) as u32,
+        period: seconds(random),
+        burst: random.range(1, 3) as u32,
+    };
+    let limit = LimitSpec {
+        name: "shared".into(),
+        connections: random.chance(700).then(|| random.range(1, 4) as u32),
+        connection_rate: random.chance(200).then(|| rate(random)),
+        rate: random.chance(400).then(|| rate(random)),
+    };
+    let some = random.chance(500);
+    Shaping {
+        providers: vec![Provider {
+            name: "some".into(),
+            hosts: DomainPattern::Exact(Vec::new()),
+            domains: DomainPattern::Exact(SHARED.map(Into::into).to_vec()),
+            tolerance: Tolerance { limits: if some { vec![0] } else { Vec::new() }, ..Tolerance::default() },
+        }],
+        limits: vec![limit],
+        ..Shaping::default()
+    }
 }
 
 fn routes(random: &mut Random) -> Vec<Route> {
@@ -282,6 +323,7 @@ fn route(
         target,
         limits: SiteLimits {
             connections,
+            connection_rate: None,
             messages_per_connection: random.chance(300).then(|| random.range(1, 5) as u32),
             rate,
             recipients_per_transaction: *random.pick(&[1, 2, 50]),
@@ -306,6 +348,7 @@ fn route(
         }),
         connect_timeout: seconds(5),
         idle_timeout: seconds(random.range(1, 20)),
+        shaped: true,
         source: None,
     }
 }

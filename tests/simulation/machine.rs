@@ -44,6 +44,8 @@ pub struct Shard {
     pub mail_at: Ns,
     pub next_tick: Ns,
     pub quiet_ticks: u32,
+    /// When it wants to be woken; in its own time.
+    alarm: Option<Instant>,
     turn_open: bool,
     pub listening: bool,
     pub exiting: bool,
@@ -70,6 +72,7 @@ impl Shard {
             mail_at: 0,
             next_tick,
             quiet_ticks: 0,
+            alarm: None,
             turn_open: false,
             listening: true,
             exiting: false,
@@ -147,6 +150,13 @@ impl World {
         if let Some(found) = self.shard(epoch, shard) {
             found.quiet_ticks = if silent { quiet + 1 } else { 0 };
             found.next_tick = now + TICK + late;
+        }
+    }
+
+    /// The time has come at which a shard wanted to be woken, if it still does.
+    pub fn alarm(&mut self, epoch: u32, shard: u8, at: Instant) {
+        if self.shard(epoch, shard).is_some_and(|found| found.alarm.take_if(|alarm| *alarm == at).is_some()) {
+            self.call(shard, |core, now| core.woken(now));
         }
     }
 
@@ -248,6 +258,13 @@ impl World {
             Command::Disk(op) => self.disk_wanted(shard, op),
             Command::Post { shard: to, message } => self.post(shard, to, message),
             Command::Report(report) => self.reported(shard, report),
+            Command::WakeAt(at) => {
+                let (epoch, now) = (self.epoch, self.clocks().instant);
+                if let Some(found) = self.shard(epoch, shard) {
+                    found.alarm = Some(at);
+                }
+                self.after(at.since(now).as_nanos() as Ns, Event::Alarm { epoch, shard, at });
+            }
             Command::NextTurn => {
                 let (epoch, delay) = (self.epoch, self.plan.turn_delay);
                 let opens = self.shard(epoch, shard).map(|found| !std::mem::replace(&mut found.turn_open, true));
@@ -341,6 +358,12 @@ impl World {
         let limit = self.plan.settings.routes[self.plan.geography.sites[site].route].limits.connections;
         self.site_open[site] += 1;
         self.site_of_link.insert(link, site);
+        let shaping = &self.plan.settings.shaping;
+        let most = shaping.limits[0].connections.filter(|_| !shaping.providers[0].tolerance.limits.is_empty());
+        let shared: u32 = self.plan.geography.shared.iter().map(|&site| self.site_open[site]).sum();
+        if self.plan.geography.shared.contains(&site) && most.is_some_and(|most| shared > most) {
+            self.ledger.violation(format!("{shared} connections are open under the shared limit of {most:?}"));
+        }
         if self.site_open[site] > limit {
             let open = self.site_open[site];
             self.ledger.violation(format!("site {site} has {open} connections, {limit} are allowed"));
@@ -463,6 +486,8 @@ fn shown_message(message: &ToShard) -> String {
         }
         ToShard::Permit(permit) => format!("Permit {}", permit.site().index),
         ToShard::PermitFreed { site } => format!("PermitFreed {site}"),
+        ToShard::LimitFreed { limit } => format!("LimitFreed {limit}"),
+        ToShard::LimitWanted { limit } => format!("LimitWanted {limit}"),
         ToShard::PermitWanted { site } => format!("PermitWanted {site}"),
         ToShard::Recycled(segment) => format!("Recycled {segment}"),
     }

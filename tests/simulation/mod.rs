@@ -72,6 +72,12 @@ pub enum Event {
         epoch: u32,
         shard: u8,
     },
+    /// A shard wanted to be woken.
+    Alarm {
+        epoch: u32,
+        shard: u8,
+        at: Instant,
+    },
     /// The disk completes something.
     Disk {
         epoch: u32,
@@ -313,6 +319,7 @@ impl World {
             Event::FlushTimeout(link) => self.flush_timeout(link),
             Event::Finish(link) => self.finish(link),
             Event::TurnEnd { epoch, shard } => self.end_turn(epoch, shard),
+            Event::Alarm { epoch, shard, at } => self.alarm(epoch, shard, at),
             Event::Disk { epoch, shard } => self.complete_disk(epoch, shard),
             Event::Forged { epoch, shard, done } => {
                 if self.shard(epoch, shard).is_some() {

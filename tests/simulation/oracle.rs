@@ -7,6 +7,7 @@ use crate::world::geography::Zone;
 use crate::world::ledger::{Arrival, End, Entry, Ledger, Told, What, Whom};
 use crate::world::plan::{Plan, Stop, Trouble};
 use crate::world::random::{MS, Ns, S};
+use ringpost::shard::settings::Rate;
 use ringpost_spool::Disk;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -251,22 +252,32 @@ impl<'a> Books<'a> {
     }
 }
 
-/// No more transactions were begun at a site than its rate allows.
+/// No more transactions were begun at a site than its rate allows, nor at those together that share a limit.
 fn judge_rates(world: &World, found: &mut Vec<String>) {
+    let (geography, settings) = (&world.plan.geography, &world.plan.settings);
     for (site, begun) in world.site_begun.iter().enumerate() {
-        let route = &world.plan.settings.routes[world.plan.geography.sites[site].route];
-        let Some(rate) = route.limits.rate else { continue };
-        // A transaction is begun when its content is at hand, which may take the disk a moment.
-        let moment = 30 * world.plan.disk_delay + 100 * MS;
-        let slow = |at: Ns| world.ledger.disk_troubles.iter().any(|(from, to)| *from <= at && at <= to + 10 * S);
-        let period = (rate.period.as_nanos() as Ns).saturating_sub(moment);
-        for (first, &(epoch, at)) in begun.iter().enumerate() {
-            let within =
-                begun[first..].iter().take_while(|&&(other, later)| other == epoch && later - at < period).count();
-            if within as u32 > rate.count + rate.burst && !slow(at) {
-                found.push(format!("site {site}: {within} transactions within {period} ns from {}", seconds(at)));
-                break;
-            }
+        if let Some(rate) = settings.routes[geography.sites[site].route].limits.rate {
+            judge_rate(world, &format!("site {site}"), rate, begun, found);
+        }
+    }
+    let limited = !settings.shaping.providers[0].tolerance.limits.is_empty();
+    if let Some(rate) = settings.shaping.limits[0].rate.filter(|_| limited) {
+        let mut begun: Vec<_> = geography.shared.iter().flat_map(|&site| world.site_begun[site].clone()).collect();
+        begun.sort_unstable();
+        judge_rate(world, "the shared limit", rate, &begun, found);
+    }
+}
+
+fn judge_rate(world: &World, what: &str, rate: Rate, begun: &[(u32, Ns)], found: &mut Vec<String>) {
+    // A transaction is begun when its content is at hand, which may take the disk a moment.
+    let moment = 30 * world.plan.disk_delay + 100 * MS;
+    let slow = |at: Ns| world.ledger.disk_troubles.iter().any(|(from, to)| *from <= at && at <= to + 10 * S);
+    let period = (rate.period.as_nanos() as Ns).saturating_sub(moment);
+    for (first, &(epoch, at)) in begun.iter().enumerate() {
+        let within = begun[first..].iter().take_while(|&&(other, later)| other == epoch && later - at < period).count();
+        if within as u32 > rate.count + rate.burst && !slow(at) {
+            found.push(format!("{what}: {within} transactions within {period} ns from {}", seconds(at)));
+            break;
         }
     }
 }

@@ -5,8 +5,10 @@ use crate::world::World;
 use crate::world::plan::Kind;
 use crate::world::random::{MS, S};
 use bytes::Bytes;
+use ringpost::clock::Instant;
 use ringpost::shard::message::{LeaseEnded, ToShard};
 use ringpost::shard::permits::SitePermits;
+use ringpost::shard::shaping::Shape;
 use ringpost_spool::planted::{PlantedFault, plant};
 use ringpost_spool::{DiskDone, DiskOp};
 use std::sync::Arc;
@@ -122,8 +124,9 @@ impl World {
         let Some(process) = &mut self.process else { return permits };
         let shards = process.shards.len() as u8;
         let own = process.own_permits.entry((shard, permits.index)).or_insert_with(|| {
-            let SitePermits { index, name, route, limits, .. } = &*permits;
-            Arc::new(SitePermits::new(*index, name.clone(), *route, limits.clone(), shards))
+            let SitePermits { index, name, route, shared, .. } = &*permits;
+            let shape = Shape::of_route(&self.plan.settings.routes[*route]);
+            Arc::new(SitePermits::new(*index, name.clone(), *route, shape, shared.clone(), shards))
         });
         Arc::clone(own)
     }
@@ -137,7 +140,7 @@ impl World {
         let route = self.plan.geography.sites[site_name].route;
         let permits = process.registry.sites().iter().find(|permits| permits.route == route);
         if let Some(permits) = permits {
-            process.leaked = permits.connect(0);
+            process.leaked = permits.connect(0, Instant::ZERO).ok();
         }
     }
 }
