@@ -73,7 +73,8 @@ fn nodemailer_on_both_submission_ports() {
         let refused = send(&transport(&relay, &options), json!([mail("never@dest.test")])).expect("it is there");
         assert_eq!((&refused[0]["code"], &refused[0]["status"]), (&"EAUTH".into(), &535.into()), "{refused:?}");
         // Without a login nothing is relayed.
-        let refused = send(&transport(&relay, &json!({ "secure": options["secure"] })), json!([mail("never@dest.test")]));
+        let refused =
+            send(&transport(&relay, &json!({ "secure": options["secure"] })), json!([mail("never@dest.test")]));
         assert_eq!(refused.expect("it is there")[0]["status"], 530);
         relay.stop();
     }
