@@ -110,6 +110,8 @@ pub const ACME_NAMES_MAX: usize = 100;
 pub const CHALLENGE_CONNECTIONS_MAX: usize = 64;
 /// Octets of an answer of an ACME server: a chain of certificates takes some thousand.
 pub const ACME_ANSWER_OCTETS_MAX: usize = 256 * 1024;
+/// Octets of a file with one secret: a password, or a key as text.
+pub const SECRET_FILE_OCTETS_MAX: usize = 4096;
 /// Octets that are read of a file with certificates: those of all authorities that a system trusts take a quarter.
 pub const CERTIFICATE_FILE_OCTETS_MAX: u64 = 1 << 20;
 

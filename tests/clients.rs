@@ -30,6 +30,8 @@ mod domains;
 mod external;
 #[path = "clients/filters.rs"]
 mod filters;
+#[path = "clients/nodemailer.rs"]
+mod nodemailer;
 #[path = "clients/oauth.rs"]
 mod oauth;
 #[path = "clients/operator.rs"]

@@ -18,6 +18,10 @@ pub struct AcmeSection {
     /// Mail addresses at which the server may reach the operator.
     #[serde(deserialize_with = "read::many")]
     pub contact: Vec<String>,
+    /// The name of the account with the authority that the new one belongs to (RFC 8555 7.3.4).
+    pub external_account: Option<String>,
+    /// The file of the key for that, in base64url, as such authorities give it.
+    pub external_account_key_file: Option<PathBuf>,
     /// The names of the certificate; `hostname` when left out.
     #[serde(deserialize_with = "names")]
     pub domains: Vec<Box<str>>,
@@ -87,6 +91,13 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if let Some(contact) = acme.contact.iter().find(|contact| !contact.contains('@') || contact.contains(':')) {
         let message = format!("`{contact}` is no mail address");
         return Err(Problem::new("tls.acme.contact", message, "as in contact = \"postmaster@example.org\""));
+    }
+    if acme.external_account.is_some() != acme.external_account_key_file.is_some() {
+        return Err(Problem::new(
+            "tls.acme",
+            "external_account and external_account_key_file belong together",
+            "write both, as the authority gave them, or neither",
+        ));
     }
     if acme.domains.len() > ACME_NAMES_MAX {
         let message = format!("{} names are too many", acme.domains.len());

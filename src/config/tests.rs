@@ -129,6 +129,13 @@ fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
             "http =",
         ),
         Wrong(
+            "[tls.acme]\ndirectory = \"https://acme.example/directory\"\nterms_agreed = true\nexternal_account = \"a\"\n",
+            1,
+            1,
+            "belong together",
+            "or neither",
+        ),
+        Wrong(
             "[tls.acme]\ndirectory = \"https://acme.example/directory\"\nterms_agreed = true\ndomains = \"*.a.test\"\n",
             4,
             11,
@@ -290,6 +297,8 @@ fn every_key_can_be_set() {
         directory = "https://acme.example/directory"
         terms_agreed = true
         contact = "postmaster@example.net"
+        external_account = "kid-1"
+        external_account_key_file = "eab.key"
         domains = ["mx.example.net", "mail.example.net"]
         http = "0.0.0.0:80"
         alpn = ["0.0.0.0:443", "[::]:443"]

@@ -14,8 +14,11 @@ use crate::event::Severity;
 use crate::io::certificate::{CertificateFacts, Pair};
 use crate::io::clock;
 use crate::io::own_certificate::write_whole;
+use crate::io::secret_file;
 use crate::io::tls::ClientTls;
-use instant_acme::ChallengeType;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use instant_acme::{ChallengeType, ExternalAccountKey};
 use serde::{Deserialize, Serialize};
 use std::fs::DirBuilder;
 use std::io;
@@ -51,6 +54,8 @@ pub struct AcmePlan {
     pub directory: String,
     /// As whom to reach the operator: `mailto:` addresses.
     pub contact: Vec<String>,
+    /// The name of an account with the authority, and the file of its key: what a new account here belongs to.
+    pub external: Option<(String, PathBuf)>,
     /// The names of the certificate.
     pub domains: Vec<Box<str>>,
     /// The server's certificate is proven by these.
@@ -61,6 +66,18 @@ pub struct AcmePlan {
     pub http: bool,
     /// Whether tls-alpn-01 is answered.
     pub alpn: bool,
+}
+
+/// What proves that a new account belongs to this one of the authority's.
+///
+/// # Errors
+/// In words, when the file cannot be used.
+pub fn external_account(name: String, key_file: &Path) -> Result<ExternalAccountKey, String> {
+    let text = secret_file::read(key_file)?;
+    let key = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map(Zeroizing::new);
+    let wrong =
+        |_| format!("{} holds no base64url: write the key into it as the authority gave it", key_file.display());
+    Ok(ExternalAccountKey::new(name, &key.map_err(wrong)?))
 }
 
 /// Orders that failed, for the next run of the program.
@@ -198,6 +215,13 @@ impl Acme {
         let (account_file, directory) = (plan.files.join("account.json"), plan.directory.clone());
         let file = account_file.clone();
         let account = blocking(move || read_account(&file, &directory)).await?;
+        let external = match (&plan.external, &account) {
+            (Some((name, file)), None) => {
+                let (name, file) = (name.clone(), file.clone());
+                Some(blocking(move || external_account(name, &file).map_err(OrderError::new)).await?)
+            }
+            _ => None,
+        };
         let file = account_file.clone();
         let keep = async move |text: Zeroizing<String>| {
             blocking(move || keep(&file, text.as_bytes()).map_err(|error| unkept(&file, &error))).await
@@ -214,7 +238,7 @@ impl Acme {
             kinds: &kinds,
             challenges: &self.challenges,
         };
-        let order = client.order(account.as_ref().map(|text| text.as_str()), keep);
+        let order = client.order(account.as_ref().map(|text| text.as_str()), external.as_ref(), keep);
         let issued = match tokio::time::timeout(ORDER_TIME_MAX, order).await {
             Ok(Ok(issued)) => issued,
             Ok(Err(error)) => {

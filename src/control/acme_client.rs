@@ -14,8 +14,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationStatus, BodyWrapper, BytesResponse, ChallengeType, Error, HttpClient,
-    Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AccountCredentials, AuthorizationStatus, BodyWrapper, BytesResponse, ChallengeType, Error,
+    ExternalAccountKey, HttpClient, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -154,17 +154,19 @@ pub struct AcmeClient<'a> {
 }
 
 impl AcmeClient<'_> {
-    /// Orders a certificate. With no `account` one is made first and given to `keep` as JSON.
+    /// Orders a certificate. With no `account` one is made first, as that of `external` if there is such a key, and given to
+    /// `keep` as JSON.
     ///
     /// # Errors
     /// In words; nothing was changed but what `keep` has kept.
     pub async fn order(
         &self,
         account: Option<&str>,
+        external: Option<&ExternalAccountKey>,
         keep: impl AsyncFnOnce(Zeroizing<String>) -> Result<(), OrderError>,
     ) -> Result<Issued, OrderError> {
         let http = Http::new(self.tls);
-        let issued = self.try_order(&http, account, keep).await;
+        let issued = self.try_order(&http, account, external, keep).await;
         self.challenges.clear();
         issued.map_err(|error| {
             let retry_after = http.retry_after.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -176,6 +178,7 @@ impl AcmeClient<'_> {
         &self,
         http: &Http,
         account: Option<&str>,
+        external: Option<&ExternalAccountKey>,
         keep: impl AsyncFnOnce(Zeroizing<String>) -> Result<(), OrderError>,
     ) -> Result<Issued, OrderError> {
         let builder = Account::builder_with_http(Box::new(http.clone()));
@@ -188,7 +191,7 @@ impl AcmeClient<'_> {
             None => {
                 let contact: Vec<&str> = self.contact.iter().map(String::as_str).collect();
                 let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-                let (account, credentials) = builder.create(&new, self.directory.to_owned(), None).await?;
+                let (account, credentials) = builder.create(&new, self.directory.to_owned(), external).await?;
                 let text = serde_json::to_string(&credentials).map(Zeroizing::new);
                 keep(text.map_err(|error| OrderError::new(error.to_string()))?).await?;
                 account

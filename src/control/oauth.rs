@@ -195,10 +195,9 @@ impl TokenChecker {
         secret_file: &std::path::Path,
     ) -> Result<Value, TokenError> {
         let unavailable = |text: String| TokenError::Unavailable(text);
-        let secret = std::fs::read_to_string(secret_file).map(Zeroizing::new);
-        let secret = secret.map_err(|error| unavailable(format!("{}: {error}", secret_file.display())))?;
+        let secret = crate::io::secret_file::read(secret_file).map_err(unavailable)?;
         // RFC 6749 2.3.1: both are encoded before they are joined.
-        let login = Zeroizing::new(format!("{}:{}", form_encoded(client_id), form_encoded(secret.trim_end())));
+        let login = Zeroizing::new(format!("{}:{}", form_encoded(client_id), form_encoded(&secret)));
         let authorization = Zeroizing::new(format!("Basic {}", STANDARD.encode(&*login)));
         let body = format!("token={}&token_type_hint=access_token", form_encoded(token));
         let answer = self.https.post_form(url, &authorization, body, ANSWER_OCTETS_MAX).await;

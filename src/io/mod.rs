@@ -27,6 +27,7 @@ pub mod priority;
 pub mod privileges;
 pub mod probe;
 mod ring;
+pub mod secret_file;
 pub mod tls;
 mod tls_link;
 mod turn;

@@ -3,6 +3,7 @@
 
 use crate::clock::UnixTime;
 use crate::io::tls::{TlsSetupError, load_chain, load_key, provider};
+use rcgen::{DistinguishedName, DnType};
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -72,6 +73,15 @@ pub fn own_certificate(spool: &Path, hostname: &str, now: UnixTime) -> Result<Ow
     Ok(OwnCertificate { chain: vec![made.certificate], key: made.key, file, made: true })
 }
 
+/// What people read as the certificate's name. Programs read the alternative names; this one has a bound (RFC 5280, A.1).
+fn names_of(hostname: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    if hostname.len() <= 64 {
+        names.push(DnType::CommonName, hostname);
+    }
+    names
+}
+
 struct Made {
     certificate: CertificateDer<'static>,
     certificate_pem: String,
@@ -87,6 +97,7 @@ impl Made {
         };
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(fail)?;
         let mut params = rcgen::CertificateParams::new(vec![hostname.to_owned()]).map_err(fail)?;
+        params.distinguished_name = names_of(hostname);
         let today = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_millis(now.as_millis());
         params.not_before = today - CLOCKS_APART;
         params.not_after = today + LIFETIME;
@@ -153,6 +164,8 @@ mod tests {
         let first = own_certificate(&spool, NAME, START).unwrap();
         let again = own_certificate(&spool, NAME, START.after(DAY)).unwrap();
         assert!(first.made && !again.made);
+        let (_, read) = x509_parser::parse_x509_certificate(&first.chain[0]).unwrap();
+        assert_eq!(read.subject().to_string(), format!("CN={NAME}"));
         assert_eq!((first.chain, first.key.secret_der()), (again.chain, again.key.secret_der()));
         let kept = spool.join("tls");
         assert_eq!((mode(&kept), mode(&kept.join("self-signed.key"))), (0o700, 0o600));

@@ -2,7 +2,7 @@
 //! deliveries.
 
 use super::ServeError;
-use crate::config::{ClientCertificates, Config, ListenerSection, Problem};
+use crate::config::{AcmeSection, ClientCertificates, Config, ListenerSection, Problem};
 use crate::control::AcmeParts;
 use crate::control::acme::{self, AcmePlan};
 use crate::control::acme_challenges::Challenges;
@@ -67,12 +67,17 @@ pub(super) fn acme_plan(config: &Config) -> Result<Option<AcmePlan>, TlsSetupErr
     Ok(Some(AcmePlan {
         directory: acme.directory.clone(),
         contact: acme.contact.iter().map(|address| format!("mailto:{address}")).collect(),
+        external: external_account(acme),
         domains: acme.effective_domains(config.effective_hostname()),
         tls: tls::client_verify_by(acme.authorities.as_deref())?,
         files: acme_directory(config),
         http: !acme.http.is_empty(),
         alpn: !acme.alpn.is_empty(),
     }))
+}
+
+fn external_account(acme: &AcmeSection) -> Option<(String, PathBuf)> {
+    Some((acme.external_account.clone()?, acme.external_account_key_file.clone()?))
 }
 
 /// The ports for challenges of ACME, bound and not yet listening.
@@ -141,7 +146,8 @@ fn pairs(config: &Config) -> impl Iterator<Item = (String, PairFiles)> {
 pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     let pairs = pairs(config).flat_map(|(_, pair)| [pair.certificate, pair.key]);
     let authorities = config.listener.iter().filter_map(|listener| listener.client_authorities.clone());
-    let acme = config.tls.acme.iter().filter_map(|acme| acme.authorities.clone());
+    let acme = config.tls.acme.iter().flat_map(|acme| [&acme.authorities, &acme.external_account_key_file]);
+    let acme = acme.flatten().cloned();
     pairs.chain(authorities).chain(acme).collect()
 }
 
@@ -166,6 +172,10 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, Problem> {
     }
     if let Some(file) = config.tls.acme.as_ref().and_then(|acme| acme.authorities.as_deref()) {
         tls::load_roots(file).map_err(|error| Problem::new("tls.acme.authorities", error.to_string(), HINT))?;
+    }
+    if let Some((name, file)) = config.tls.acme.as_ref().and_then(external_account) {
+        acme::external_account(name, &file)
+            .map_err(|error| Problem::new("tls.acme.external_account_key_file", error, HINT))?;
     }
     Ok(lines)
 }

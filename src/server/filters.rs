@@ -4,6 +4,7 @@ use super::ServeError;
 use crate::config::{Config, FilterSection};
 use crate::control::filters::{Filter, FilterKind};
 use crate::control::rspamd::Rspamd;
+use crate::io::secret_file;
 use crate::io::tls;
 use hyper::header::HeaderValue;
 use std::io;
@@ -36,8 +37,8 @@ fn filter(section: &FilterSection) -> Result<Filter, ServeError> {
 fn password(section: &FilterSection) -> Result<Option<HeaderValue>, ServeError> {
     let Some(file) = &section.password_file else { return Ok(None) };
     let wrong = |cause| ServeError::FilterPassword { filter: section.name.clone(), file: file.clone(), cause };
-    let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).map_err(wrong)?);
-    let value = HeaderValue::from_str(text.trim());
+    let text = secret_file::read(file).map_err(|text| wrong(io::Error::other(text)))?;
+    let value = HeaderValue::from_str(&text);
     let mut value = value.map_err(|_| wrong(io::Error::other("it holds more than one line of plain text")))?;
     value.set_sensitive(true);
     Ok(Some(value))

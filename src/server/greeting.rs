@@ -40,6 +40,13 @@ pub fn recipe(
                 reachable(*address)
             ));
         }
+    } else if config.listener.iter().any(|listener| listener.authentication()) {
+        let flag = socket_flag(config);
+        lines.push(String::new());
+        lines
+            .push("Submission under TLS takes the logins that are there already; a lost password is made anew:".into());
+        lines.push(format!("  {program} credential list{flag}"));
+        lines.push(format!("  {program} credential rotate LOGIN{flag}"));
     }
     let server = reachable(*first);
     lines.push(String::new());
@@ -92,6 +99,8 @@ mod tests {
         assert!(text.contains("login demo, password pw") && text.contains("127.0.0.1:2465 with TLS from"), "{text}");
         assert!(text.contains("smtp://127.0.0.1:2525") && text.contains("swaks --server 127.0.0.1:2525"), "{text}");
         assert!(text.contains("\n  ringpost sandbox list\n"), "{text}");
+        let again = recipe(&config, "ringpost", None, None);
+        assert!(again.contains("\n  ringpost credential rotate LOGIN\n") && !again.contains("password pw"), "{again}");
         let overrides = Overrides {
             spool: Some("/tmp/other".into()),
             listen: vec!["0.0.0.0:2501".parse().unwrap()],

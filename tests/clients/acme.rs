@@ -3,6 +3,8 @@
 use super::acme_server::AcmeServer;
 use super::certificates::{Client, any};
 use super::relay::{Directory, Relay, Setup, free_address, text};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -202,5 +204,49 @@ fn a_server_that_does_not_prove_its_name_gets_nothing() {
     let listed: serde_json::Value =
         serde_json::from_str(&super::programs::run(listed, b"").succeeded().stdout).expect("JSON");
     assert!(asked == listed && asked.as_array().is_some_and(|all| all.len() == 1), "{asked} {listed}");
+    relay.stop();
+}
+
+#[test]
+fn an_account_is_bound_to_one_of_the_authority() {
+    let http = free_address();
+    let server = AcmeServer::start(http.port(), 0);
+    let key: Vec<u8> = (0..32).map(|octet| octet * 7).collect();
+    server.behave(|behaviour| behaviour.external = Some(("customer-1".into(), key.clone())));
+    let directory = Directory::new();
+    // As authorities give it, padded or not.
+    let file = directory.secret("eab.key", &format!("{}=\n", URL_SAFE_NO_PAD.encode(&key)));
+    let section = |name: &str| {
+        let external = format!("external_account = \"{name}\"\nexternal_account_key_file = {file:?}");
+        format!("http = \"{http}\"\nauthorities = {:?}\n{external}", server.root)
+    };
+    let relay = start(&server, &format!("http = \"{http}\"\nauthorities = {:?}", server.root), directory);
+    let told = wait_notice(&relay, 1, "ACME: no certificate");
+    assert!(told.contains("an account of a customer is needed"), "{told}");
+    let directory = relay.stop();
+
+    let relay = start(&server, &section("customer-2"), directory);
+    relay.command(&["certificate", "renew"]).succeeded();
+    let told = wait_notice(&relay, 1, "ACME: no certificate");
+    assert!(told.contains("the binding is not for this account"), "{told}");
+    let directory = relay.stop();
+
+    // A key that others could have read proves nothing.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("its mode");
+    let relay = start(&server, &section("customer-1"), directory);
+    relay.command(&["certificate", "renew"]).succeeded();
+    let told = wait_notice(&relay, 1, "ACME: no certificate");
+    assert!(told.contains("(mode 644): chmod 600 "), "{told}");
+    let config = relay.directory().join("ringpost.toml").display().to_string();
+    let mut check = std::process::Command::new(super::relay::RINGPOST);
+    check.args(["check-config", &config]);
+    super::programs::run(check, b"").fails("(mode 644): chmod 600 ");
+
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+    relay.command(&["certificate", "renew"]).succeeded();
+    wait_notice(&relay, 1, ISSUED);
+    assert_eq!(server.counts().0, 1, "one account was made");
+    let log = relay.log.all().join("\n");
+    assert!(!log.contains(&URL_SAFE_NO_PAD.encode(&key)), "{log}");
     relay.stop();
 }

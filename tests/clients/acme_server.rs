@@ -1,10 +1,11 @@
 //! A server of ACME (RFC 8555) made for these tests, with the strictness of a real one: HTTPS with a certificate of an authority of
 //! its own, nonces that are good once, requests whose signatures (ES256) it verifies, accounts, orders, authorizations, challenges
 //! that it really looks at (http-01 and tls-alpn-01, at ports that the test names), certificates that it signs for the request it
-//! was given. It can be told to refuse nonces, to find nothing at a challenge, to have had enough, and to forget its accounts.
+//! was given. It can be told to want accounts of customers, to refuse nonces, to find nothing at a challenge, to have had enough, and to forget its accounts.
 
 use super::relay::Directory;
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,6 +33,8 @@ pub struct Behaviour {
     pub limited: Option<u32>,
     /// How long certificates have been good for, and how long they will be.
     pub life: (Duration, Duration),
+    /// New accounts must belong to this one, by this key.
+    pub external: Option<(String, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -146,7 +149,7 @@ impl AcmeServer {
         let address = listener.local_addr().expect("its address");
         let (issuer, issuer_certificate, issuer_pem) = authority("the authority of the certificates");
         let life = (Duration::from_secs(3600), Duration::from_secs(90 * 24 * 3600));
-        let behaviour = Behaviour { bad_nonces: 0, failing_challenges: 0, limited: None, life };
+        let behaviour = Behaviour { bad_nonces: 0, failing_challenges: 0, limited: None, life, external: None };
         let shared = Arc::new(Shared {
             base: format!("https://{address}"),
             behaviour: Mutex::new(behaviour),
@@ -297,6 +300,7 @@ impl Shared {
         let payload =
             if payload.is_empty() { Value::Null } else { serde_json::from_slice(&payload).unwrap_or_default() };
         if path == "/account" {
+            self.bound(&payload["externalAccountBinding"], jwk)?;
             if payload["termsOfServiceAgreed"] != true {
                 return Err(Answer::problem("403 Forbidden", "userActionRequired", "agree to the terms"));
             }
@@ -307,6 +311,29 @@ impl Shared {
             return Ok((url, payload));
         }
         Ok((header["kid"].as_str().unwrap_or("").to_owned(), payload))
+    }
+
+    /// Whether a new account with this key is bound to the one that is wanted (RFC 8555 7.3.4).
+    fn bound(&self, binding: &Value, jwk: &Value) -> Result<(), Answer> {
+        let Some((name, key)) = self.behaviour.lock().expect("behaviour").external.clone() else { return Ok(()) };
+        let refused = |what: &str| Err(Answer::problem("403 Forbidden", "externalAccountRequired", what));
+        let text = |part: &str| binding[part].as_str().unwrap_or("").to_owned();
+        let json =
+            |part: &str| URL_SAFE_NO_PAD.decode(text(part)).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        let (Some(header), Some(payload)) = (json("protected"), json("payload")) else {
+            return refused("an account of a customer is needed");
+        };
+        let (header, payload): (Value, Value) = (header, payload);
+        let url = format!("{}/account", self.base);
+        if header != json!({ "alg": "HS256", "kid": name, "url": url }) || payload != *jwk {
+            return refused("the binding is not for this account");
+        }
+        let signed = format!("{}.{}", text("protected"), text("payload"));
+        let signature = URL_SAFE_NO_PAD.decode(text("signature")).unwrap_or_default();
+        match hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &key), signed.as_bytes(), &signature) {
+            Ok(()) => Ok(()),
+            Err(_) => refused("the binding is signed with another key"),
+        }
     }
 
     fn act(&self, path: &str, account: &str, payload: &Value) -> Answer {

@@ -377,3 +377,55 @@ fn mail_waits_until_its_domain_is_verified() {
     assert_eq!(results, [(active.clone(), json!([])), (active, json!([]))]);
     relay.stop();
 }
+
+#[test]
+fn keys_change_under_load_and_no_message_is_lost() {
+    const SENDERS: usize = 3;
+    const MESSAGES: usize = 300;
+    const BETWEEN_ROTATIONS: usize = 60;
+    let (names, sink) = (NameServer::new(), Sink::new());
+    let relay = start(&names, &sink);
+    relay.command(&["tenant", "add", "default"]).succeeded();
+    relay.command(&["domain", "add", "origin.test"]).succeeded();
+    publish(&relay, &names, "pending");
+    relay.command(&["domain", "verify", "origin.test"]).succeeded();
+    // What a verifier reads: the records of a key stay while mail that it has signed is under way.
+    let mut published = records(&relay);
+    let mut pairs = vec![selectors(&relay, "active")];
+    let (sent, each) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let (sent, relay) = (sent.clone(), &relay);
+            scope.spawn(move || {
+                for number in (sender..MESSAGES).step_by(SENDERS) {
+                    let to = format!("load-{number}@dest.test");
+                    let content = format!("From: ann@origin.test\r\nTo: {to}\r\n\r\nHello, {number}.\r\n");
+                    let reply = submit(relay, "ann@origin.test", &to, content.as_bytes());
+                    assert!(reply.starts_with("250 "), "{number}: {reply}");
+                    sent.send(()).expect("somebody counts");
+                }
+            });
+        }
+        drop(sent);
+        while each.iter().take(BETWEEN_ROTATIONS).count() == BETWEEN_ROTATIONS {
+            relay.command(&["domain", "rotate", "origin.test"]).succeeded();
+            publish(&relay, &names, "pending");
+            relay.command(&["domain", "verify", "origin.test"]).succeeded();
+            pairs.push(selectors(&relay, "active"));
+            for (name, record) in records(&relay).as_object().expect("records") {
+                published[name] = record.clone();
+            }
+        }
+    });
+    let recipients: Vec<String> = (0..MESSAGES).map(|number| format!("load-{number}@dest.test")).collect();
+    recipients.iter().for_each(|recipient| drop(sink.wait_for(recipient)));
+    relay.wait_empty();
+    assert_eq!(sink.mails().len(), MESSAGES, "each arrives once");
+    let Some(results) = verified(&relay, &sink, &recipients, &published) else { return };
+    for ((good, bad), recipient) in results.iter().zip(&recipients) {
+        assert!(pairs.contains(good) && *bad == json!([]), "{recipient}: {good:?} {bad}, of {pairs:?}");
+    }
+    let used = pairs.iter().filter(|pair| results.iter().any(|(good, _)| good == *pair)).count();
+    assert!(used > MESSAGES / BETWEEN_ROTATIONS / 2, "{used} pairs of keys have signed, of {}", pairs.len());
+    relay.stop();
+}

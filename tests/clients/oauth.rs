@@ -208,7 +208,7 @@ fn an_issuer_that_is_asked_or_does_not_answer() {
         (path == "/introspect").then(|| answer.to_string())
     });
     let directory = Directory::new();
-    let secret = directory.file("secret", "s:cret\n");
+    let secret = directory.secret("secret", "s:cret\n");
     let section = |path: &str| {
         let secret = secret.display();
         format!("introspection = \"http://{issuer}{path}\"\nclient_id = \"relay\"\nclient_secret_file = \"{secret}\"")

@@ -13,6 +13,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("msmtp", "msmtp"),
     ("gsasl", "gsasl"),
     ("curl", "curl"),
+    ("node", "node-nodemailer"),
     ("openssl", "openssl"),
     ("python3", "python3"),
     ("postconf", "postfix"),
