@@ -10,7 +10,8 @@ use crate::clock::UnixTime;
 use crate::limits::LOGIN_OCTETS_MAX;
 use crate::policy::domain::Unverified;
 use crate::policy::identity::{Credential, Directory, SECRETS_MAX, SecretHash, Tenant};
-use crate::policy::quota::{Quotas, SharedUsage};
+use crate::policy::quota::Quotas;
+use crate::policy::usage::SharedUsage;
 use crate::smtp::scram::{ITERATIONS, ScramKeys};
 use arc_swap::ArcSwap;
 use argon2::Argon2;
@@ -122,6 +123,7 @@ impl Identities {
         };
         // Nothing is written: a start must not fail on a full disk.
         identities.publish()?;
+        identities.restore_usages()?;
         Ok(identities)
     }
 
@@ -203,6 +205,11 @@ impl Identities {
                 self.put(CREDENTIALS, &login, &credential)?;
                 self.publish()?;
                 return Ok(IdentityReply::Secret { login, secret });
+            }
+            IdentityRequest::SetTenantQuotas { quotas, .. } | IdentityRequest::SetCredentialQuotas { quotas, .. }
+                if !quotas.are_clear() =>
+            {
+                return Err(IdentityError::Wrong(format!("two quotas for one length of time: {quotas}")));
             }
             IdentityRequest::SetTenantQuotas { name, quotas } => {
                 let tenant = Tenant { quotas, ..self.tenant(&name)? };
@@ -420,6 +427,14 @@ impl Identities {
         &self,
         table: TableDefinition<'_, &'static str, &'static [u8]>,
     ) -> Result<Vec<T>, IdentityError> {
+        Ok(self.entries(table)?.into_iter().map(|(_, value)| value).collect())
+    }
+
+    /// All of a table, by key.
+    pub(super) fn entries<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<'_, &'static str, &'static [u8]>,
+    ) -> Result<Vec<(String, T)>, IdentityError> {
         let entries = self.with_database(|database| {
             let table = match database.begin_read()?.open_table(table) {
                 // Nothing was ever put into it.
@@ -432,8 +447,10 @@ impl Identities {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(Into::into)
         })?;
-        let read =
-            |(key, value): (String, Vec<u8>)| serde_json::from_slice(&value).map_err(|_| IdentityError::Entry(key));
+        let read = |(key, value): (String, Vec<u8>)| match serde_json::from_slice(&value) {
+            Ok(value) => Ok((key, value)),
+            Err(_) => Err(IdentityError::Entry(key)),
+        };
         entries.into_iter().map(read).collect()
     }
 }

@@ -6,7 +6,8 @@
 use crate::address::Address;
 use crate::clock::UnixTime;
 use crate::policy::domain::{AUTHOR_UNCLEAR, Authors, Domain, Unverified, authors, not_verified, waits_reason};
-use crate::policy::quota::{Accounts, Quotas, SharedUsage};
+use crate::policy::quota::Quotas;
+use crate::policy::usage::SharedUsage;
 use crate::reply::Reply;
 use crate::smtp::scram::ScramKeys;
 use foldhash::HashMap;
@@ -320,12 +321,6 @@ impl Directory {
             }
         }
         self
-    }
-
-    /// Whose quotas count for a message.
-    pub fn accounts<'a>(&'a self, tenant: &str, credential: Option<&'a Credential>) -> Accounts<'a> {
-        let tenant = self.tenant(tenant).map(|tenant| (&tenant.quotas, &*tenant.usage.0));
-        [tenant, credential.map(|credential| (&credential.quotas, &*credential.usage.0))]
     }
 
     /// A domain of this tenant.

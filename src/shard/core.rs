@@ -24,6 +24,7 @@ use crate::shard::lease::{Leases, Loads};
 use crate::shard::message::{LeaseEnded, Report, ToShard};
 use crate::shard::outcome::Reports;
 use crate::shard::permits::SitePermits;
+use crate::shard::quotas::AwaitingCount;
 use crate::shard::retained::Retained;
 use crate::shard::room::Room;
 use crate::shard::router::Router;
@@ -103,6 +104,7 @@ pub struct Core {
     pub(super) filtering: Filtering,
     /// Messages for which a segment is being prepared.
     pub(super) awaiting_room: AwaitingRoom,
+    pub(super) awaiting_count: AwaitingCount,
     pub(super) waiting_for_domain: WaitingForDomain,
     /// Sessions whose content goes to a file of its own.
     pub(super) spilling: HashMap<MessageId, ConnId>,
@@ -194,6 +196,7 @@ impl Core {
             signing: Signing::default(),
             filtering: Filtering::default(),
             awaiting_room: AwaitingRoom::default(),
+            awaiting_count: AwaitingCount::default(),
             waiting_for_domain: WaitingForDomain::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
@@ -324,6 +327,7 @@ impl Core {
     /// What needs doing only now and then.
     fn slow_tick(&mut self, now: Now) {
         self.ask_again(now);
+        self.ask_to_reserve_again();
         self.retry_blocked_reports(now);
         self.append_unsent_notifications(now);
         self.retry_reports();
@@ -494,6 +498,7 @@ impl Handler for Core {
             ToShard::Permit(permit) => self.permit_came(permit, now),
             ToShard::LoginJudged(judged) => self.login_judged(*judged, now),
             ToShard::Filtered(verdict) => self.filtered(*verdict, now),
+            ToShard::Reserved => self.store_counted(now),
             ToShard::Recycled(segment) => self.log.note_recycled(segment),
         }
     }
@@ -533,6 +538,7 @@ impl Handler for Core {
         self.report_delays(now);
         self.wake_due_sites(now);
         self.wake_waiting(now);
+        self.store_counted(now);
         self.give_room();
         self.sweep_connections(now);
         self.sweep_sites(now);

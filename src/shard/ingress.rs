@@ -11,6 +11,7 @@ use crate::id::MessageId;
 use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
 use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
 use crate::policy::admission::Refusal;
+use crate::policy::charge::Charge;
 use crate::policy::domain::Domain;
 use crate::policy::headers::{section_len, without};
 use crate::policy::identity::{Credential, Passage};
@@ -85,6 +86,8 @@ pub struct Incoming {
     pub spill: Option<Spill>,
     /// The content's end was reached.
     pub complete: bool,
+    /// What it counts for; given back when it ends here.
+    pub charge: Option<Charge>,
 }
 
 impl Core {
@@ -229,8 +232,9 @@ impl InboundState {
     }
 
     /// Who sends.
-    pub(super) fn origin(&self) -> Origin {
-        Origin { conn: self.conn, client: self.client.ip(), helo: self.helo.clone(), tls: self.tls.is_some() }
+    pub(super) fn origin(&self, charge: Option<Charge>) -> Origin {
+        let (client, helo) = (self.client.ip(), self.helo.clone());
+        Origin { conn: self.conn, client, helo, tls: self.tls.is_some(), charge }
     }
 
     /// Whether the disk is so far behind with this message that no more is read.
@@ -280,6 +284,7 @@ impl Receiving<'_> {
             incoming.envelope.tenant = tenant;
         }
         self.core.count_message(self.state, true, now)?;
+        let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
         let Some(incoming) = self.state.incoming.as_mut() else { return Ok(None) };
         let (trace, received) = incoming.content.split_at(incoming.trace_len);
         let directory = self.core.directory.load();
@@ -411,6 +416,7 @@ impl Transactions for Receiving<'_> {
             counted: 0,
             spill: None,
             complete: false,
+            charge: None,
         }));
         Ok(())
     }
@@ -501,8 +507,8 @@ impl Transactions for Receiving<'_> {
             return self.end_spill(now).map_err(|reply| self.refuse(None, reply));
         }
         let signer = self.check_headers(now).map_err(|reply| self.refuse(None, reply))?;
-        let Some(incoming) = self.state.incoming.take() else { return Ok(()) };
-        let origin = self.state.origin();
+        let Some(mut incoming) = self.state.incoming.take() else { return Ok(()) };
+        let origin = self.state.origin(incoming.charge.take());
         if !self.listener().filters.is_empty() {
             let question = self.core.filter_question(self.state, &incoming.envelope, incoming.id);
             self.core.await_filters(origin, *incoming, signer, question);

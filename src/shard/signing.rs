@@ -16,7 +16,6 @@ use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::ingress::Incoming;
 use crate::shard::storing::Origin;
-use crate::shard::storing::refusal;
 use bytes::Bytes;
 use ringpost_spool::NewContent;
 use std::collections::VecDeque;
@@ -57,7 +56,7 @@ impl Core {
             let conn = origin.conn;
             self.content_octets -= incoming.counted;
             let stored = match self.signatures(&incoming, &domain, now) {
-                Ok(signatures) => self.store_signed(origin, incoming, signatures, now).map_err(refusal),
+                Ok(signatures) => self.store_signed(origin, incoming, signatures, now),
                 Err(reply) => Err(reply),
             };
             if let Err(reply) = stored {
@@ -93,13 +92,7 @@ impl Core {
         NOT_SIGNED
     }
 
-    fn store_signed(
-        &mut self,
-        origin: Origin,
-        incoming: Incoming,
-        signatures: Bytes,
-        now: Now,
-    ) -> Result<(), ringpost_spool::LogFull> {
+    fn store_signed(&mut self, origin: Origin, incoming: Incoming, signatures: Bytes, now: Now) -> Result<(), Reply> {
         let counted = incoming.counted + signatures.len();
         let mut chunks = Vec::with_capacity(2);
         if !signatures.is_empty() {

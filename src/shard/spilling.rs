@@ -239,11 +239,12 @@ impl Core {
             return;
         }
         let stored = match inbound.state.incoming.take() {
-            Some(incoming) if complete && !failed && incoming.len <= MAX_SPILLED_CONTENT => {
+            Some(mut incoming) if complete && !failed && incoming.len <= MAX_SPILLED_CONTENT => {
                 let (crc, front) = incoming.spill.as_ref().map_or((0, 0), |spill| (spill.crc, spill.unused));
                 self.content_octets -= incoming.counted;
                 let content = NewContent::Spilled { front, len: incoming.len as u32, crc };
-                self.store_spilled(inbound.state.origin(), id, incoming.envelope, content, now)
+                let origin = inbound.state.origin(incoming.charge.take());
+                self.store_spilled(origin, id, incoming.envelope, content, now)
             }
             Some(incoming) => {
                 self.content_octets -= incoming.counted;

@@ -464,6 +464,7 @@ fn shown_message(message: &ToShard) -> String {
         ToShard::Permit(permit) => format!("Permit {}", permit.site().index),
         ToShard::PermitFreed { site } => format!("PermitFreed {site}"),
         ToShard::PermitWanted { site } => format!("PermitWanted {site}"),
+        ToShard::Reserved => "Reserved".into(),
         ToShard::Recycled(segment) => format!("Recycled {segment}"),
     }
 }
