@@ -304,6 +304,9 @@ pub const SESSIONS_MAX: usize = 1 << 20;
 
 const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");
 
+/// Headers that a listener can demand.
+pub const REQUIRED_HEADERS_MAX: usize = 16;
+
 // ---- quotas ----
 
 /// Counts of hours and days are reserved on disk in so many blocks: one is what a crash loses at most, besides the recipients of

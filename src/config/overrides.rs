@@ -3,8 +3,9 @@
 
 use super::check::check;
 use super::error::ConfigError;
+use super::listener::{ListenerKind, ListenerSection, ListenerTls};
 use super::read::NameServer;
-use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
+use super::sections::{RouteSection, TargetKey};
 use super::{Config, RetrySection};
 use crate::control::log::LogFormat;
 use crate::shard::settings::NextHop;

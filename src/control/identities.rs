@@ -162,7 +162,16 @@ impl Identities {
                 self.put(TENANTS, &name, &tenant)?;
             }
             IdentityRequest::RemoveTenant { name } => self.remove_tenant(&name)?,
-            IdentityRequest::AddCredential { tenant, login, label, lifetime_ms, networks, senders, certificates } => {
+            IdentityRequest::AddCredential {
+                tenant,
+                login,
+                label,
+                lifetime_ms,
+                networks,
+                senders,
+                certificates,
+                any_tenant,
+            } => {
                 let login = login.map_or_else(|| made_login(&tenant), Ok)?;
                 self.tenant(&tenant)?;
                 check_name("login", &login, LOGIN_OCTETS_MAX)?;
@@ -183,6 +192,7 @@ impl Identities {
                     senders,
                     certificates,
                     secrets: vec![kept],
+                    any_tenant,
                     quotas: Quotas::default(),
                     usage: SharedUsage::default(),
                     revision: random_u64()?,
@@ -293,6 +303,7 @@ impl Identities {
             networks: Vec::new(),
             senders: Vec::new(),
             certificates: Vec::new(),
+            any_tenant: false,
         };
         match self.handle(request, now)? {
             IdentityReply::Secret { login, secret } => Ok(Some((login, secret))),
@@ -319,6 +330,7 @@ impl Identities {
             senders: Vec::new(),
             certificates: Vec::new(),
             secrets: Vec::new(),
+            any_tenant: false,
             quotas: Quotas::default(),
             usage: SharedUsage::default(),
             revision: 0,
@@ -575,6 +587,7 @@ mod tests {
             networks: Vec::new(),
             senders: Vec::new(),
             certificates: Vec::new(),
+            any_tenant: false,
         };
         secret(identities.handle(request, NOW).unwrap())
     }
@@ -690,6 +703,7 @@ mod tests {
             networks: Vec::new(),
             senders: Vec::new(),
             certificates: Vec::new(),
+            any_tenant: false,
         };
         assert!(error(labelled("x")).contains("no tenant `a`"));
         assert!(error(IdentityRequest::RemoveCredential { login: "x".into() }).contains("no credential `x`"));

@@ -199,7 +199,7 @@ mod tests {
     fn add(identities: &Identities, now: UnixTime) {
         let unverified = Unverified::Pass;
         identities.handle(IdentityRequest::AddTenant { name: "a".into(), unverified }, now).unwrap();
-        let quotas = Quotas { messages: vec!["32/hour".parse().unwrap()], recipients: Vec::new() };
+        let quotas = Quotas { messages: vec!["32/hour".parse().unwrap()], ..Quotas::default() };
         identities.handle(IdentityRequest::SetTenantQuotas { name: "a".into(), quotas }, now).unwrap();
     }
 

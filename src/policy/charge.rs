@@ -132,7 +132,11 @@ mod tests {
     const NOW: UnixTime = UnixTime::from_millis(1_000);
 
     fn quotas(messages: &str, recipients: &str) -> Quotas {
-        Quotas { messages: vec![messages.parse().unwrap()], recipients: vec![recipients.parse().unwrap()] }
+        Quotas {
+            messages: vec![messages.parse().unwrap()],
+            recipients: vec![recipients.parse().unwrap()],
+            ..Quotas::default()
+        }
     }
 
     fn tenant(quotas: Quotas) -> Arc<Tenant> {

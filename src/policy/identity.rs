@@ -99,6 +99,9 @@ pub struct Credential {
     pub certificates: Vec<CertificateRule>,
     /// Its secrets, the newest first.
     pub secrets: Vec<SecretHash>,
+    /// Whether it may send as other tenants, named by a header or the sender's subaddress where the listener looks for one.
+    #[serde(default)]
+    pub any_tenant: bool,
     /// How much it may send, within its tenant's quotas.
     #[serde(default)]
     pub quotas: Quotas,
@@ -463,6 +466,7 @@ impl Credential {
             senders: Vec::new(),
             certificates: Vec::new(),
             secrets: Vec::new(),
+            any_tenant: false,
             quotas: Quotas::default(),
             usage: SharedUsage::default(),
             revision: 1,

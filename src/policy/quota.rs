@@ -3,6 +3,7 @@
 
 use crate::clock::UnixTime;
 use crate::reply::Reply;
+use crate::smtp::transaction::Bounds;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -101,7 +102,7 @@ impl From<Amount> for String {
     }
 }
 
-/// What may be sent; everything when empty.
+/// What may be sent; everything where nothing is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quotas {
@@ -109,12 +110,21 @@ pub struct Quotas {
     pub messages: Vec<Amount>,
     /// Recipients of messages.
     pub recipients: Vec<Amount>,
+    /// Recipients of one message.
+    pub recipients_per_message: Option<u32>,
+    /// Octets of one message.
+    pub message_size: Option<u64>,
 }
 
 impl Quotas {
-    /// Whether nothing is bounded.
+    /// Whether nothing is counted.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.recipients.is_empty()
+    }
+
+    /// What bounds one message.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { message_size: self.message_size, recipients: self.recipients_per_message }
     }
 
     /// Whether each length of time is bounded once at most, for each kind.
@@ -136,6 +146,14 @@ impl Quotas {
 impl fmt::Display for Quotas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut comma = "";
+        if let Some(count) = self.recipients_per_message {
+            write!(f, "{count} recipients a message")?;
+            comma = ", ";
+        }
+        if let Some(octets) = self.message_size {
+            write!(f, "{comma}{octets} octets a message")?;
+            comma = ", ";
+        }
         for counted in [Counted::Messages, Counted::Recipients] {
             for amount in self.of(counted) {
                 write!(f, "{comma}{counted} {amount}")?;
@@ -163,7 +181,7 @@ mod tests {
 
     fn quotas(messages: &[&str], recipients: &[&str]) -> Quotas {
         let amounts = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        Quotas { messages: amounts(messages), recipients: amounts(recipients) }
+        Quotas { messages: amounts(messages), recipients: amounts(recipients), ..Quotas::default() }
     }
 
     #[test]
@@ -179,6 +197,8 @@ mod tests {
             "messages 1/minute, recipients 2/day, recipients 3/hour"
         );
         assert_eq!(Quotas::default().to_string(), "none");
+        let one = Quotas { recipients_per_message: Some(5), message_size: Some(1_000), ..quotas(&["1/m"], &[]) };
+        assert_eq!(one.to_string(), "5 recipients a message, 1000 octets a message, messages 1/minute");
         assert!(quotas(&["1/m", "2/d"], &["2/d"]).are_clear() && !quotas(&["1/m", "2/d", "3/m"], &[]).are_clear());
     }
 }

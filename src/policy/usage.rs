@@ -241,7 +241,7 @@ mod tests {
 
     fn quotas(messages: &[&str], recipients: &[&str]) -> Quotas {
         let amounts = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        Quotas { messages: amounts(messages), recipients: amounts(recipients) }
+        Quotas { messages: amounts(messages), recipients: amounts(recipients), ..Quotas::default() }
     }
 
     const fn at(seconds: u64) -> UnixTime {

@@ -135,9 +135,4 @@ impl Core {
             .for_each(|one| one.message.charge_ref().into_iter().for_each(|charge| self.ask_to_reserve(charge)));
         self.awaiting_count = waiting;
     }
-
-    /// Whether a header may name the tenant.
-    fn is_named_later(&self, state: &InboundState) -> bool {
-        state.credential.is_none() && self.settings.listeners[usize::from(state.listener)].tenant_header.is_some()
-    }
 }

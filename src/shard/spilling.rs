@@ -162,6 +162,7 @@ impl Receiving<'_> {
 
     /// The content is complete.
     pub(super) fn end_spill(&mut self, now: Now) -> Result<(), Reply> {
+        self.core.check_named_bounds(self.state)?;
         let filtered = !self.listener().filters.is_empty();
         let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
         let Some(spill) = incoming.spill.as_mut() else { return Ok(()) };
