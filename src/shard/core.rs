@@ -395,8 +395,8 @@ impl Core {
         self.route_unrouted(now);
         self.pump_sites(now);
         self.append_waiting(now);
-        self.sign_waiting(now);
         self.retry_reports_with_room(now);
+        self.sign_waiting(now);
         self.log.flush(now.instant.as_millis());
         self.log_events(now);
         self.announce(now);
