@@ -1,7 +1,7 @@
 //! The configuration: a TOML file, read strictly, checked as a whole, and turned into what shards use.
 //!
 //! - sections.rs: the keys and their defaults; text.rs, read.rs: how single values are written.
-//! - check.rs: what the keys must satisfy together, in one place.
+//! - check.rs: what the keys must satisfy together; listener.rs and filter.rs have keys and checks of their own.
 //! - overrides.rs: the flags of `ringpost serve`.
 //! - settings.rs: from here to [`shard::settings`](crate::shard::settings).
 //!
@@ -12,6 +12,7 @@ pub mod acme;
 pub mod check;
 pub mod error;
 pub mod filter;
+pub mod listener;
 pub mod oauth;
 pub mod overrides;
 pub mod read;
@@ -26,12 +27,13 @@ pub use acme::AcmeSection;
 pub use check::Problem;
 pub use error::ConfigError;
 pub use filter::FilterSection;
+pub use listener::{BareNewlinesKey, ClientCertificates, ListenerKind, ListenerSection, ListenerTls};
 pub use oauth::OauthSection;
 pub use overrides::Overrides;
 pub use route::{RouteSection, TargetKey};
 pub use sections::{
-    AdminSection, ClientCertificates, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls,
-    LogSection, PairSection, ProcessSection, RetrySection, SandboxSection, SpoolSection, TlsSection,
+    AdminSection, DnsSection, LimitsSection, LogSection, PairSection, ProcessSection, RetrySection, SandboxSection,
+    SpoolSection, TlsSection,
 };
 pub use shaping::ShapingSection;
 

@@ -308,6 +308,17 @@ pub const SESSIONS_MAX: usize = 1 << 20;
 
 const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");
 
+/// Headers that a listener can demand.
+pub const REQUIRED_HEADERS_MAX: usize = 16;
+
+// ---- quotas ----
+
+/// Counts of hours and days are reserved on disk in so many blocks: one is what a crash loses at most, besides the recipients of
+/// messages that were under way.
+pub const QUOTA_BLOCKS: u32 = 16;
+/// How long a message waits for its count to be on disk, with its session.
+pub const RESERVATION_TIME: Duration = Duration::from_secs(5);
+
 // ---- content filters ----
 
 /// Octets of header fields that filters may add to one message: room for them is left before a content in a file of its own.

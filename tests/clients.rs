@@ -54,6 +54,8 @@ mod sink;
 mod smtplib;
 #[path = "clients/talk.rs"]
 mod talk;
+#[path = "clients/tenants.rs"]
+mod tenants;
 #[path = "clients/tls.rs"]
 mod tls;
 #[path = "clients/with_postfix.rs"]

@@ -69,7 +69,18 @@ pub fn tenant(command: TenantCommand) -> Result<u8, Failure> {
 /// Carries out one of the commands on credentials.
 pub fn credential(command: CredentialCommand) -> Result<u8, Failure> {
     let (request, target, done) = match command {
-        CredentialCommand::Add { login, tenant, label, expires, network, sender, certificate, json, target } => {
+        CredentialCommand::Add {
+            login,
+            tenant,
+            label,
+            expires,
+            network,
+            sender,
+            certificate,
+            any_tenant,
+            json,
+            target,
+        } => {
             let request = IdentityRequest::AddCredential {
                 tenant,
                 login,
@@ -78,6 +89,7 @@ pub fn credential(command: CredentialCommand) -> Result<u8, Failure> {
                 networks: network,
                 senders: sender,
                 certificates: certificate,
+                any_tenant,
             };
             return show_secret(&request, json, &target);
         }
@@ -192,7 +204,7 @@ fn list_credentials(tenant: Option<String>, json: bool, target: &Target) -> Resu
         let expires = credential.expires_ms.map_or("never".to_owned(), day);
         table.row(&[
             login,
-            tenant,
+            &if credential.any_tenant { format!("{tenant}, others") } else { tenant.clone() },
             label,
             yes(*enabled),
             &day(*created_ms),

@@ -71,7 +71,7 @@ pub enum TenantCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Bound what a tenant may send; without amounts nothing is bounded any more
+    /// Bound what a tenant may send, in place of what bounded it before; without any option nothing does
     Limit {
         /// Its name
         name: String,
@@ -101,11 +101,18 @@ pub struct QuotaArgs {
     /// Recipients of messages, in the same way
     #[arg(long, value_name = "AMOUNTS", value_delimiter = ',')]
     recipients: Vec<Amount>,
+    /// Recipients of one message, within the listener's bound
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    recipients_per_message: Option<u32>,
+    /// Size of one message, as in 10MB, within the listener's bound
+    #[arg(long, value_name = "SIZE", value_parser = text::parse_size)]
+    message_size: Option<u64>,
 }
 
 impl From<QuotaArgs> for Quotas {
     fn from(args: QuotaArgs) -> Quotas {
-        Quotas { messages: args.messages, recipients: args.recipients }
+        let QuotaArgs { messages, recipients, recipients_per_message, message_size } = args;
+        Quotas { messages, recipients, recipients_per_message, message_size }
     }
 }
 
@@ -134,6 +141,10 @@ pub enum CredentialCommand {
         /// It may log in with the certificate of this SHA-256 fingerprint or name; repeat for several
         #[arg(long, value_name = "SHA256|NAME")]
         certificate: Vec<CertificateRule>,
+        /// It may send as other tenants, which a header or the sender's subaddress names
+        /// (`[[listener]] tenant_header`, `tenant_subaddress`)
+        #[arg(long)]
+        any_tenant: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -167,7 +178,7 @@ pub enum CredentialCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Bound what may be sent with a login, within its tenant's quotas; without amounts nothing is bounded any more
+    /// Bound what may be sent with a login, within its tenant's quotas, in place of what bounded it before
     Limit {
         /// Which
         login: String,

@@ -4,9 +4,9 @@
 use super::OauthSection;
 use super::error::{ConfigError, Place};
 use super::filter;
+use super::listener;
 use super::read::DomainRule;
 use super::route::{RouteSection, TargetKey};
-use super::sections::{ClientCertificates, ListenerSection, ListenerTls};
 use super::{Config, text};
 use crate::control::oauth::TokenSource;
 use crate::limits::{CERTIFICATES_MAX, MAX_SPILLED_CONTENT, QUEUE_RECIPIENTS_MAX, RETRY_WAIT_MIN};
@@ -144,7 +144,7 @@ fn check_listeners(config: &Config) -> Result<(), Problem> {
     let mut seen: HashMap<SocketAddr, usize> = HashMap::new();
     for (index, listener) in config.listener.iter().enumerate() {
         let at = |key: &str| format!("listener[{index}].{key}");
-        check_listener(listener, &at)?;
+        listener::check(listener, &at)?;
         for &address in &listener.address {
             if seen.insert(address, index).is_some() {
                 return Err(Problem::new(
@@ -158,92 +158,7 @@ fn check_listeners(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_listener(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Result<(), Problem> {
-    if listener.address.is_empty() {
-        return Err(Problem::new(at("address"), "the list is empty", "as in address = \"0.0.0.0:25\""));
-    }
-    if let Some(address) = listener.address.iter().find(|address| address.port() == 0) {
-        return Err(Problem::new(
-            at("address"),
-            format!("{address} has no port"),
-            "all shards share the port, so it has to be chosen here",
-        ));
-    }
-    let plain = |text: &str| (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    if !plain(&listener.tenant) {
-        return Err(Problem::new(at("tenant"), "not a tenant's name", "1 to 64 ASCII characters without spaces"));
-    }
-    if let Some(header) = &listener.tenant_header
-        && (!plain(header) || header.contains(':'))
-    {
-        return Err(Problem::new(
-            at("tenant_header"),
-            format!("`{header}` is not a header's name"),
-            "as in tenant_header = \"X-Tenant\", without a colon (RFC 5322 3.6.8)",
-        ));
-    }
-    if listener.auth == Some(true) && !listener.authentication() {
-        return Err(Problem::new(
-            at("auth"),
-            "no password is taken in the clear",
-            "add tls = \"starttls\" or tls = \"implicit\"",
-        ));
-    }
-    if let Some(delay) = listener.greet_delay {
-        at_most_a_minute(delay, &at("greet_delay"))?;
-    }
-    if listener.auth_in_clear {
-        let bound = listener.address.iter().all(|address| address.ip().to_canonical().is_loopback());
-        if !bound || listener.proxy {
-            return Err(Problem::new(
-                at("auth_in_clear"),
-                "others than this machine could reach this listener, and passwords could be read on the way",
-                "use TLS; this is for trials on a loopback address without PROXY headers",
-            ));
-        }
-    }
-    check_client_certificates(listener, at)?;
-    if listener.auth_mechanisms.as_ref().is_some_and(Vec::is_empty) {
-        return Err(Problem::new(
-            at("auth_mechanisms"),
-            "the list is empty",
-            "as in auth_mechanisms = [\"PLAIN\", \"SCRAM-SHA-256\"], or auth = false",
-        ));
-    }
-    if !listener.authentication() && listener.trusted_networks().is_empty() {
-        return Err(Problem::new(
-            at("trusted"),
-            "nobody may send here: no network is trusted and no client can log in",
-            "name the networks of your senders, or use TLS so that they can log in",
-        ));
-    }
-    check_message_size(listener.message_size, &at("message_size"))?;
-    check_recipients(listener.recipients, &at("recipients"))
-}
-
-fn check_client_certificates(listener: &ListenerSection, at: &dyn Fn(&str) -> String) -> Result<(), Problem> {
-    match (listener.client_certificates, &listener.client_authorities) {
-        (ClientCertificates::None, None) => Ok(()),
-        (ClientCertificates::None, Some(_)) => Err(Problem::new(
-            at("client_authorities"),
-            "clients are not asked for certificates",
-            "add client_certificates = \"request\" or \"require\"",
-        )),
-        (_, None) => Err(Problem::new(
-            at("client_certificates"),
-            "it is not said who proves clients",
-            "add client_authorities = \"…/clients.pem\", the certificates of your own authority",
-        )),
-        (_, Some(_)) if listener.tls == ListenerTls::None => Err(Problem::new(
-            at("client_certificates"),
-            "there are no certificates without TLS",
-            "add tls = \"starttls\" or tls = \"implicit\"",
-        )),
-        (_, Some(_)) => Ok(()),
-    }
-}
-
-fn check_message_size(size: Option<u64>, path: &str) -> Result<(), Problem> {
+pub(super) fn check_message_size(size: Option<u64>, path: &str) -> Result<(), Problem> {
     match size {
         Some(size) if !(65_536..=MAX_SPILLED_CONTENT).contains(&size) => Err(Problem::new(
             path,
@@ -254,7 +169,7 @@ fn check_message_size(size: Option<u64>, path: &str) -> Result<(), Problem> {
     }
 }
 
-fn check_recipients(recipients: Option<u32>, path: &str) -> Result<(), Problem> {
+pub(super) fn check_recipients(recipients: Option<u32>, path: &str) -> Result<(), Problem> {
     match recipients {
         Some(count) if !(100..=QUEUE_RECIPIENTS_MAX).contains(&(count as usize)) => Err(Problem::new(
             path,
@@ -371,7 +286,7 @@ fn at_least_a_second(time: Duration, path: &str) -> Result<(), Problem> {
 /// Clients wait five minutes for a greeting or a reply (RFC 5321 4.5.3.2), their users less.
 const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
 
-fn at_most_a_minute(time: Duration, path: &str) -> Result<(), Problem> {
+pub(super) fn at_most_a_minute(time: Duration, path: &str) -> Result<(), Problem> {
     if time > CLIENT_WAIT_MAX {
         return Err(Problem::new(path, "longer than a minute", "good clients may wait for it, too: some seconds do"));
     }

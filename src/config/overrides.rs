@@ -3,9 +3,9 @@
 
 use super::check::check;
 use super::error::ConfigError;
+use super::listener::{ListenerKind, ListenerSection, ListenerTls};
 use super::read::NameServer;
 use super::route::{RouteSection, TargetKey};
-use super::sections::{ListenerKind, ListenerSection, ListenerTls};
 use super::{Config, RetrySection};
 use crate::control::log::LogFormat;
 use crate::shard::settings::NextHop;

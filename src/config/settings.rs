@@ -2,9 +2,9 @@
 
 use super::Config;
 use super::filter::filters_of;
+use super::listener::{ListenerKind, ListenerSection, ListenerTls};
 use super::read::{DomainRule, HelloCheck};
 use super::route::{RouteSection, TargetKey};
-use super::sections::{ListenerKind, ListenerSection, ListenerTls};
 use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
@@ -175,6 +175,8 @@ fn listeners(config: &Config, section: &ListenerSection, hostname: &str) -> Vec<
             submission,
             tenant: section.tenant.as_str().into(),
             tenant_header: section.tenant_header.as_deref().map(Into::into),
+            tenant_subaddress: section.tenant_subaddress,
+            required_headers: section.required_headers.iter().map(|name| name.as_str().into()).collect(),
             filters: Arc::clone(&filters),
         })
         .collect()

@@ -69,6 +69,13 @@ fn what_keys_must_satisfy_together_is_told_with_the_line_of_the_key() {
         Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\ntenant = \"\"\n", 3, 10, "not a tenant's name", ""),
         Wrong("[[listener]]\naddress = \"127.0.0.1:25\"\ntenant_header = \"X:\"\n", 3, 17, "not a header's name", ""),
         Wrong(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\nrequired_headers = [\"Date\", \"a b\"]\n",
+            3,
+            20,
+            "`a b` is not a header's name",
+            "without a colon",
+        ),
+        Wrong(
             "[[listener]]\naddress = \"0.0.0.0:25\"\nauth_in_clear = true\n",
             3,
             17,
@@ -278,6 +285,8 @@ fn every_key_can_be_set() {
         tls = "starttls"
         tenant = "acme"
         tenant_header = "X-Tenant"
+        tenant_subaddress = true
+        required_headers = "Message-ID"
         proxy = true
         bare_newlines = "convert"
         trusted = ["192.0.2.0/24", "2001:db8::1"]

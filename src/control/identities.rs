@@ -10,7 +10,8 @@ use crate::clock::UnixTime;
 use crate::limits::LOGIN_OCTETS_MAX;
 use crate::policy::domain::Unverified;
 use crate::policy::identity::{Credential, Directory, SECRETS_MAX, SecretHash, Tenant};
-use crate::policy::quota::{Quotas, SharedUsage};
+use crate::policy::quota::Quotas;
+use crate::policy::usage::SharedUsage;
 use crate::smtp::scram::{ITERATIONS, ScramKeys};
 use arc_swap::ArcSwap;
 use argon2::Argon2;
@@ -122,6 +123,7 @@ impl Identities {
         };
         // Nothing is written: a start must not fail on a full disk.
         identities.publish()?;
+        identities.restore_usages()?;
         Ok(identities)
     }
 
@@ -160,7 +162,16 @@ impl Identities {
                 self.put(TENANTS, &name, &tenant)?;
             }
             IdentityRequest::RemoveTenant { name } => self.remove_tenant(&name)?,
-            IdentityRequest::AddCredential { tenant, login, label, lifetime_ms, networks, senders, certificates } => {
+            IdentityRequest::AddCredential {
+                tenant,
+                login,
+                label,
+                lifetime_ms,
+                networks,
+                senders,
+                certificates,
+                any_tenant,
+            } => {
                 let login = login.map_or_else(|| made_login(&tenant), Ok)?;
                 self.tenant(&tenant)?;
                 check_name("login", &login, LOGIN_OCTETS_MAX)?;
@@ -181,6 +192,7 @@ impl Identities {
                     senders,
                     certificates,
                     secrets: vec![kept],
+                    any_tenant,
                     quotas: Quotas::default(),
                     usage: SharedUsage::default(),
                     revision: random_u64()?,
@@ -203,6 +215,11 @@ impl Identities {
                 self.put(CREDENTIALS, &login, &credential)?;
                 self.publish()?;
                 return Ok(IdentityReply::Secret { login, secret });
+            }
+            IdentityRequest::SetTenantQuotas { quotas, .. } | IdentityRequest::SetCredentialQuotas { quotas, .. }
+                if !quotas.are_clear() =>
+            {
+                return Err(IdentityError::Wrong(format!("two quotas for one length of time: {quotas}")));
             }
             IdentityRequest::SetTenantQuotas { name, quotas } => {
                 let tenant = Tenant { quotas, ..self.tenant(&name)? };
@@ -286,6 +303,7 @@ impl Identities {
             networks: Vec::new(),
             senders: Vec::new(),
             certificates: Vec::new(),
+            any_tenant: false,
         };
         match self.handle(request, now)? {
             IdentityReply::Secret { login, secret } => Ok(Some((login, secret))),
@@ -312,6 +330,7 @@ impl Identities {
             senders: Vec::new(),
             certificates: Vec::new(),
             secrets: Vec::new(),
+            any_tenant: false,
             quotas: Quotas::default(),
             usage: SharedUsage::default(),
             revision: 0,
@@ -420,6 +439,14 @@ impl Identities {
         &self,
         table: TableDefinition<'_, &'static str, &'static [u8]>,
     ) -> Result<Vec<T>, IdentityError> {
+        Ok(self.entries(table)?.into_iter().map(|(_, value)| value).collect())
+    }
+
+    /// All of a table, by key.
+    pub(super) fn entries<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<'_, &'static str, &'static [u8]>,
+    ) -> Result<Vec<(String, T)>, IdentityError> {
         let entries = self.with_database(|database| {
             let table = match database.begin_read()?.open_table(table) {
                 // Nothing was ever put into it.
@@ -432,8 +459,10 @@ impl Identities {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(Into::into)
         })?;
-        let read =
-            |(key, value): (String, Vec<u8>)| serde_json::from_slice(&value).map_err(|_| IdentityError::Entry(key));
+        let read = |(key, value): (String, Vec<u8>)| match serde_json::from_slice(&value) {
+            Ok(value) => Ok((key, value)),
+            Err(_) => Err(IdentityError::Entry(key)),
+        };
         entries.into_iter().map(read).collect()
     }
 }
@@ -558,6 +587,7 @@ mod tests {
             networks: Vec::new(),
             senders: Vec::new(),
             certificates: Vec::new(),
+            any_tenant: false,
         };
         secret(identities.handle(request, NOW).unwrap())
     }
@@ -673,6 +703,7 @@ mod tests {
             networks: Vec::new(),
             senders: Vec::new(),
             certificates: Vec::new(),
+            any_tenant: false,
         };
         assert!(error(labelled("x")).contains("no tenant `a`"));
         assert!(error(IdentityRequest::RemoveCredential { login: "x".into() }).contains("no credential `x`"));

@@ -58,6 +58,9 @@ pub enum IdentityRequest {
         /// With which certificates it may log in without its secret.
         #[serde(default)]
         certificates: Vec<CertificateRule>,
+        /// Whether it may send as other tenants.
+        #[serde(default)]
+        any_tenant: bool,
     },
     /// A new secret for a credential, in the answer; the old one goes on for a while.
     RotateCredential {
@@ -135,6 +138,9 @@ pub struct CredentialView {
     /// With which certificates it may log in.
     #[serde(default)]
     pub certificates: Vec<CertificateRule>,
+    /// Whether it may send as other tenants.
+    #[serde(default)]
+    pub any_tenant: bool,
     /// How much may be sent with it.
     #[serde(default)]
     pub quotas: Quotas,
@@ -155,6 +161,7 @@ impl CredentialView {
             networks: credential.networks.clone(),
             senders: credential.senders.clone(),
             certificates: credential.certificates.clone(),
+            any_tenant: credential.any_tenant,
             quotas: credential.quotas.clone(),
             old_secret_until_ms: credential.secrets.get(1).and_then(|secret| secret.until_ms),
         }

@@ -28,6 +28,7 @@ pub mod monitoring;
 pub mod oauth;
 pub mod post;
 pub mod requests;
+pub mod reservations;
 pub mod resolve;
 pub mod rspamd;
 pub mod sandbox;
@@ -50,6 +51,7 @@ use identities::Identities;
 use log::EventLog;
 use oauth::TokenChecker;
 use requests::Requests;
+use reservations::Reservations;
 use resolve::ResolveService;
 use sandbox::Sandbox;
 use std::path::PathBuf;
@@ -178,6 +180,7 @@ struct Control {
     resolve: ResolveService,
     authenticator: Authenticator,
     filters: Filters,
+    reservations: Reservations,
     log: EventLog,
     notify: Box<dyn FnMut(Notice) + Send>,
     listening: Vec<bool>,
@@ -204,6 +207,7 @@ pub async fn run(parts: ControlParts) -> Ended {
     let certificates = Arc::new(parts.certificates);
     tokio::spawn(Arc::clone(&certificates).run());
     let acme = parts.acme.map(|parts| parts.start(&certificates, &log));
+    let reservations = Reservations::start(Arc::clone(&identities), shards.clone(), log.clone());
     let domains = DomainCheck::new(Arc::clone(&identities), resolver, log.clone());
     tokio::spawn(domains.clone().run());
     let shared = Arc::new(Shared::new(Requests::new(shards), kept, identities, domains, certificates, acme));
@@ -213,6 +217,7 @@ pub async fn run(parts: ControlParts) -> Ended {
         resolve,
         authenticator,
         filters,
+        reservations,
         log,
         notify: parts.notify,
         listening: vec![false; count],
@@ -331,6 +336,7 @@ impl Control {
             Report::Resolve { shard, query } => self.resolve.ask(shard, query),
             Report::Login { shard, question } => self.authenticator.ask(shard, *question),
             Report::Filter { shard, question } => self.filters.ask(shard, *question),
+            Report::Reserve { tenant, login } => self.reservations.ask(tenant, login),
             Report::Admin { shard, ticket, reply } => self.shared.requests.answered(shard, ticket, reply),
             Report::Event { shard, at, event } => self.log.event(at, Some(shard), &event),
             Report::State { shard, state } => self.shard_state(shard, state),
@@ -436,6 +442,14 @@ impl Control {
 
     fn end(self) -> Ended {
         let left: Vec<usize> = (0..self.running.len()).filter(|&shard| self.running[shard]).collect();
+        // Where a shard died or was cut off what it has counted is not known for sure: then all that is reserved counts as used.
+        if left.is_empty()
+            && self.died.is_none()
+            && let Err(error) = self.shared.identities.settle(crate::io::clock::now().unix)
+        {
+            let text = format!("what is left of the quotas' reserved blocks could not be given back: {error}");
+            self.log.notice(Severity::Warning, &text);
+        }
         if !left.is_empty() && !self.hurried {
             self.log.notice(Severity::Warning, &format!("shards {left:?} did not stop in time and are cut off"));
         }

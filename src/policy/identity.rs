@@ -6,7 +6,8 @@
 use crate::address::Address;
 use crate::clock::UnixTime;
 use crate::policy::domain::{AUTHOR_UNCLEAR, Authors, Domain, Unverified, authors, not_verified, waits_reason};
-use crate::policy::quota::{Accounts, Quotas, SharedUsage};
+use crate::policy::quota::Quotas;
+use crate::policy::usage::SharedUsage;
 use crate::reply::Reply;
 use crate::smtp::scram::ScramKeys;
 use foldhash::HashMap;
@@ -98,6 +99,9 @@ pub struct Credential {
     pub certificates: Vec<CertificateRule>,
     /// Its secrets, the newest first.
     pub secrets: Vec<SecretHash>,
+    /// Whether it may send as other tenants, named by a header or the sender's subaddress where the listener looks for one.
+    #[serde(default)]
+    pub any_tenant: bool,
     /// How much it may send, within its tenant's quotas.
     #[serde(default)]
     pub quotas: Quotas,
@@ -279,6 +283,8 @@ pub struct Directory {
     credentials: HashMap<Box<str>, Arc<Credential>>,
     /// By tenant, then by name.
     domains: HashMap<Box<str>, HashMap<Box<str>, Arc<Domain>>>,
+    /// Those that are verified, by name: where several tenants have one, that of the first to be verified.
+    verified: HashMap<Box<str>, Arc<Domain>>,
     /// The logins of those that have certificates.
     certified: Vec<Box<str>>,
 }
@@ -292,6 +298,7 @@ impl Directory {
             tenants: tenants.into_iter().map(|tenant| (tenant.name.clone(), Arc::new(tenant))).collect(),
             credentials: credentials.into_iter().map(|one| (one.login.clone(), Arc::new(one))).collect(),
             domains: HashMap::default(),
+            verified: HashMap::default(),
         }
     }
 
@@ -300,6 +307,12 @@ impl Directory {
         for domain in domains {
             let known = before.domain(&domain.tenant, &domain.name).filter(|known| ***known == domain);
             let domain = known.cloned().unwrap_or_else(|| Arc::new(domain));
+            if let Some(since) = domain.verified_ms {
+                let first = self.verified.entry(domain.name.clone()).or_insert_with(|| Arc::clone(&domain));
+                if (since, &domain.tenant) < (first.verified_ms.unwrap_or(u64::MAX), &first.tenant) {
+                    *first = Arc::clone(&domain);
+                }
+            }
             self.domains.entry(domain.tenant.clone()).or_default().insert(domain.name.clone(), domain);
         }
         self
@@ -322,10 +335,10 @@ impl Directory {
         self
     }
 
-    /// Whose quotas count for a message.
-    pub fn accounts<'a>(&'a self, tenant: &str, credential: Option<&'a Credential>) -> Accounts<'a> {
-        let tenant = self.tenant(tenant).map(|tenant| (&tenant.quotas, &*tenant.usage.0));
-        [tenant, credential.map(|credential| (&credential.quotas, &*credential.usage.0))]
+    /// The verified domain that signs for this host: its own or one above it, whosever it is.
+    pub fn signer_of(&self, host: &str) -> Option<&Arc<Domain>> {
+        let mut names = std::iter::successors(Some(host), |name| name.split_once('.').map(|(_, above)| above));
+        names.find_map(|name| self.verified.get(name))
     }
 
     /// A domain of this tenant.
@@ -468,6 +481,7 @@ impl Credential {
             senders: Vec::new(),
             certificates: Vec::new(),
             secrets: Vec::new(),
+            any_tenant: false,
             quotas: Quotas::default(),
             usage: SharedUsage::default(),
             revision: 1,
@@ -583,6 +597,29 @@ mod tests {
         assert_eq!(signer("a", "x@own.example, y@a.example"), Ok("a.example".into()));
         assert_eq!(signer("a", "nobody"), Ok(String::new()));
         assert_eq!((path("gone", "x@own.example"), signer("gone", "x@own.example")), (Ok(()), Ok(String::new())));
+    }
+
+    #[test]
+    fn whoever_verified_a_host_first_signs_for_it() {
+        let domain = |tenant: &str, name: &str, verified_ms| Domain {
+            name: name.into(),
+            tenant: tenant.into(),
+            created_ms: 1,
+            verified_ms,
+            keys: Vec::new(),
+            revision: 1,
+        };
+        let domains = vec![
+            domain("a", "host.example", Some(2)),
+            domain("b", "host.example", Some(1)),
+            domain("c", "host.example", None),
+            domain("c", "mx.host.example", None),
+        ];
+        let directory = Directory::default().with_domains(domains, &Directory::default());
+        let signer = |host: &str| directory.signer_of(host).map(|domain| domain.tenant.to_string());
+        assert_eq!(signer("host.example").as_deref(), Some("b"));
+        assert_eq!(signer("mx.host.example").as_deref(), Some("b"));
+        assert_eq!((signer("example"), signer("other.example"), signer("myhost.example")), (None, None, None));
     }
 
     #[test]

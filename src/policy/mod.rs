@@ -2,6 +2,7 @@
 //! stored or read from a clock here.
 
 pub mod admission;
+pub mod charge;
 pub mod connection_rate;
 pub mod dkim;
 pub mod domain;
@@ -14,3 +15,4 @@ pub mod relay;
 pub mod scram;
 pub mod session_limits;
 pub mod trace;
+pub mod usage;

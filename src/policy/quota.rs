@@ -1,17 +1,11 @@
-//! How much a tenant or a credential may send: messages and recipients in each minute, hour and day of UTC.
-//!
-//! Exact over all shards: the counts are atomics that every snapshot of the identities shares. They begin anew with the process.
-//! A message counts when its content begins; should it be refused after that, it has counted all the same.
+//! How much a tenant or a credential may send: messages and recipients in each minute, hour and day of UTC. What was sent is
+//! counted in src/policy/usage.rs.
 
 use crate::clock::UnixTime;
 use crate::reply::Reply;
+use crate::smtp::transaction::Bounds;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// The lengths of time that are counted in, in seconds.
-const WINDOWS: [(Window, u64); 3] = [(Window::Minute, 60), (Window::Hour, 3_600), (Window::Day, 86_400)];
 
 /// A length of time that is counted in.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +17,19 @@ pub enum Window {
     Hour,
     /// A day of UTC.
     Day,
+}
+
+impl Window {
+    /// The number of the present one, and the seconds that it has left.
+    pub fn at(self, now: UnixTime) -> (u32, u64) {
+        let length = match self {
+            Window::Minute => 60,
+            Window::Hour => 3_600,
+            Window::Day => 86_400,
+        };
+        let seconds = now.as_millis() / 1000;
+        ((seconds / length) as u32, length - seconds % length)
+    }
 }
 
 /// What is counted.
@@ -95,7 +102,7 @@ impl From<Amount> for String {
     }
 }
 
-/// What may be sent; everything when empty.
+/// What may be sent; everything where nothing is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quotas {
@@ -103,15 +110,32 @@ pub struct Quotas {
     pub messages: Vec<Amount>,
     /// Recipients of messages.
     pub recipients: Vec<Amount>,
+    /// Recipients of one message.
+    pub recipients_per_message: Option<u32>,
+    /// Octets of one message.
+    pub message_size: Option<u64>,
 }
 
 impl Quotas {
-    /// Whether nothing is bounded.
+    /// Whether nothing is counted.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.recipients.is_empty()
     }
 
-    fn of(&self, counted: Counted) -> &[Amount] {
+    /// What bounds one message.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { message_size: self.message_size, recipients: self.recipients_per_message }
+    }
+
+    /// Whether each length of time is bounded once at most, for each kind.
+    pub fn are_clear(&self) -> bool {
+        [&self.messages, &self.recipients].into_iter().all(|amounts| {
+            amounts.iter().enumerate().all(|(at, one)| amounts[..at].iter().all(|other| other.window != one.window))
+        })
+    }
+
+    /// Those of one kind.
+    pub fn of(&self, counted: Counted) -> &[Amount] {
         match counted {
             Counted::Messages => &self.messages,
             Counted::Recipients => &self.recipients,
@@ -122,6 +146,14 @@ impl Quotas {
 impl fmt::Display for Quotas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut comma = "";
+        if let Some(count) = self.recipients_per_message {
+            write!(f, "{count} recipients a message")?;
+            comma = ", ";
+        }
+        if let Some(octets) = self.message_size {
+            write!(f, "{comma}{octets} octets a message")?;
+            comma = ", ";
+        }
         for counted in [Counted::Messages, Counted::Recipients] {
             for amount in self.of(counted) {
                 write!(f, "{comma}{counted} {amount}")?;
@@ -132,126 +164,8 @@ impl fmt::Display for Quotas {
     }
 }
 
-/// What was sent in the present minute, hour and day. Each count has the number of its window above it, so that both change
-/// as one.
-#[derive(Debug, Default)]
-pub struct Usage {
-    messages: [AtomicU64; WINDOWS.len()],
-    recipients: [AtomicU64; WINDOWS.len()],
-}
-
-impl Usage {
-    fn of(&self, counted: Counted) -> &[AtomicU64; WINDOWS.len()] {
-        match counted {
-            Counted::Messages => &self.messages,
-            Counted::Recipients => &self.recipients,
-        }
-    }
-
-    /// Whether so many more would be within the quotas now.
-    ///
-    /// # Errors
-    /// 450 4.7.1 with the time to try again, when they would not.
-    pub fn check(&self, quotas: &Quotas, counted: Counted, more: u32, now: UnixTime) -> Result<(), Reply> {
-        for amount in quotas.of(counted) {
-            let (place, number, left) = window(amount.window, now);
-            let used = used(self.of(counted)[place].load(Ordering::Relaxed), number);
-            if used.saturating_add(more) > amount.count {
-                return Err(spent(counted, amount, left));
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts so many, or nothing at all.
-    ///
-    /// # Errors
-    /// As [`Usage::check`].
-    pub fn take(&self, quotas: &Quotas, counted: Counted, more: u32, now: UnixTime) -> Result<(), Reply> {
-        for (done, amount) in quotas.of(counted).iter().enumerate() {
-            let (place, number, left) = window(amount.window, now);
-            let taken = self.of(counted)[place].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| {
-                let sum = used(value, number).checked_add(more).filter(|sum| *sum <= amount.count)?;
-                Some(u64::from(number) << 32 | u64::from(sum))
-            });
-            if taken.is_err() {
-                quotas.of(counted)[..done].iter().for_each(|amount| self.give_back(*amount, counted, more, now));
-                return Err(spent(counted, amount, left));
-            }
-        }
-        Ok(())
-    }
-
-    /// What was taken and not used after all.
-    pub fn undo(&self, quotas: &Quotas, counted: Counted, more: u32, now: UnixTime) {
-        quotas.of(counted).iter().for_each(|amount| self.give_back(*amount, counted, more, now));
-    }
-
-    fn give_back(&self, amount: Amount, counted: Counted, more: u32, now: UnixTime) {
-        let (place, number, _) = window(amount.window, now);
-        let _ = self.of(counted)[place].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| {
-            let rest = used(value, number).saturating_sub(more);
-            Some(u64::from(number) << 32 | u64::from(rest))
-        });
-    }
-}
-
-/// The usage of a tenant or credential, which each snapshot of it shares; as values they are equal whatever was sent.
-#[derive(Clone, Debug, Default)]
-pub struct SharedUsage(pub Arc<Usage>);
-
-impl PartialEq for SharedUsage {
-    fn eq(&self, _other: &SharedUsage) -> bool {
-        true
-    }
-}
-
-impl Eq for SharedUsage {}
-
-/// Whose quotas a message counts for: its tenant's and its credential's.
-pub type Accounts<'a> = [Option<(&'a Quotas, &'a Usage)>; 2];
-
-/// Whether so many more would be within all of them now.
-///
-/// # Errors
-/// As [`Usage::check`].
-pub fn check(accounts: &Accounts<'_>, counted: Counted, more: u32, now: UnixTime) -> Result<(), Reply> {
-    accounts.iter().flatten().try_for_each(|(quotas, usage)| usage.check(quotas, counted, more, now))
-}
-
-/// Counts a message with so many recipients for all of them, or for none.
-///
-/// # Errors
-/// As [`Usage::check`].
-pub fn take(accounts: &Accounts<'_>, recipients: u32, now: UnixTime) -> Result<(), Reply> {
-    let steps = accounts
-        .iter()
-        .flatten()
-        .flat_map(|account| [(account, Counted::Messages, 1), (account, Counted::Recipients, recipients)]);
-    for (done, ((quotas, usage), counted, more)) in steps.clone().enumerate() {
-        if let Err(reply) = usage.take(quotas, counted, more, now) {
-            for ((quotas, usage), counted, more) in steps.take(done) {
-                usage.undo(quotas, counted, more, now);
-            }
-            return Err(reply);
-        }
-    }
-    Ok(())
-}
-
-/// The window's place, the number of the present one, and the seconds that it has left.
-fn window(window: Window, now: UnixTime) -> (usize, u32, u64) {
-    let seconds = now.as_millis() / 1000;
-    let place = WINDOWS.iter().position(|(known, _)| *known == window).unwrap_or_default();
-    let length = WINDOWS[place].1;
-    (place, (seconds / length) as u32, length - seconds % length)
-}
-
-fn used(value: u64, number: u32) -> u32 {
-    if (value >> 32) as u32 == number { value as u32 } else { 0 }
-}
-
-fn spent(counted: Counted, amount: &Amount, left_s: u64) -> Reply {
+/// What a client is told whose quota is used up for so many seconds.
+pub fn spent(counted: Counted, amount: &Amount, left_s: u64) -> Reply {
     let when = match left_s {
         0..120 => format!("{left_s} seconds"),
         120..7_200 => format!("{} minutes", left_s.div_ceil(60)),
@@ -267,69 +181,7 @@ mod tests {
 
     fn quotas(messages: &[&str], recipients: &[&str]) -> Quotas {
         let amounts = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        Quotas { messages: amounts(messages), recipients: amounts(recipients) }
-    }
-
-    const fn at(seconds: u64) -> UnixTime {
-        UnixTime::from_millis(seconds * 1_000)
-    }
-
-    #[test]
-    fn counts_end_with_their_window() {
-        let quotas = quotas(&["2/minute", "3/hour"], &[]);
-        let usage = Usage::default();
-        let take = |seconds| usage.take(&quotas, Counted::Messages, 1, at(seconds)).map_err(|reply| reply.to_string());
-        assert_eq!((take(3_600), take(3_659)), (Ok(()), Ok(())));
-        let refused = take(3_659).unwrap_err();
-        assert!(
-            refused.starts_with("450 4.7.1 ") && refused.ends_with("(2/minute): try again in 1 seconds"),
-            "{refused}"
-        );
-        // What the minute refused did not count for the hour.
-        assert_eq!(take(3_660), Ok(()));
-        let refused = take(3_661).unwrap_err();
-        assert!(refused.ends_with("(3/hour): try again in 59 minutes"), "{refused}");
-        assert_eq!(take(7_200), Ok(()));
-        // A clock that goes back begins a window of its own; nobody is refused for ever.
-        assert_eq!(take(3_600), Ok(()));
-    }
-
-    #[test]
-    fn all_or_nothing() {
-        let quotas = quotas(&[], &["10/day", "5/minute"]);
-        let usage = Usage::default();
-        let take = |count, seconds| usage.take(&quotas, Counted::Recipients, count, at(seconds)).is_ok();
-        assert!(usage.check(&quotas, Counted::Recipients, 5, at(0)).is_ok());
-        assert!(usage.check(&quotas, Counted::Recipients, 6, at(0)).is_err());
-        assert!(take(5, 0) && !take(1, 1) && take(4, 60));
-        usage.undo(&quotas, Counted::Recipients, 4, at(60));
-        assert!(take(5, 60) && !take(1, 120));
-        assert!(usage.take(&quotas, Counted::Messages, u32::MAX, at(0)).is_ok(), "what has no quota is not counted");
-    }
-
-    #[test]
-    fn a_message_counts_for_all_or_for_none() {
-        let (tenants, credentials) = (quotas(&["2/day"], &["10/day"]), quotas(&["5/day"], &["3/day"]));
-        let (tenant, credential) = (Usage::default(), Usage::default());
-        let accounts = [Some((&tenants, &tenant)), Some((&credentials, &credential))];
-        assert!(take(&accounts, 4, at(0)).is_err(), "the credential's recipients");
-        assert!(check(&accounts, Counted::Recipients, 3, at(0)).is_ok());
-        assert!(take(&accounts, 2, at(0)).is_ok() && take(&accounts, 1, at(0)).is_ok());
-        let refused = take(&accounts, 0, at(0)).unwrap_err().to_string();
-        assert!(refused.contains("2 messages"), "{refused}");
-        assert!(take(&[None, None], u32::MAX, at(0)).is_ok());
-    }
-
-    #[test]
-    fn shards_together_never_pass_a_quota() {
-        let quotas = quotas(&["1000/day"], &[]);
-        let usage = Usage::default();
-        let taken: u32 = std::thread::scope(|scope| {
-            let take = || (0..600).filter(|_| usage.take(&quotas, Counted::Messages, 1, at(5)).is_ok()).count() as u32;
-            let shards: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
-            shards.into_iter().map(|shard| shard.join().unwrap()).sum()
-        });
-        assert_eq!(taken, 1000);
+        Quotas { messages: amounts(messages), recipients: amounts(recipients), ..Quotas::default() }
     }
 
     #[test]
@@ -345,5 +197,8 @@ mod tests {
             "messages 1/minute, recipients 2/day, recipients 3/hour"
         );
         assert_eq!(Quotas::default().to_string(), "none");
+        let one = Quotas { recipients_per_message: Some(5), message_size: Some(1_000), ..quotas(&["1/m"], &[]) };
+        assert_eq!(one.to_string(), "5 recipients a message, 1000 octets a message, messages 1/minute");
+        assert!(quotas(&["1/m", "2/d"], &["2/d"]).are_clear() && !quotas(&["1/m", "2/d", "3/m"], &[]).are_clear());
     }
 }

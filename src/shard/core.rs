@@ -26,6 +26,7 @@ use crate::shard::limit_queue::LimitQueues;
 use crate::shard::message::{LeaseEnded, Report, ToShard};
 use crate::shard::outcome::Reports;
 use crate::shard::permits::SitePermits;
+use crate::shard::quotas::AwaitingCount;
 use crate::shard::retained::Retained;
 use crate::shard::room::Room;
 use crate::shard::router::Router;
@@ -105,6 +106,7 @@ pub struct Core {
     pub(super) filtering: Filtering,
     /// Messages for which a segment is being prepared.
     pub(super) awaiting_room: AwaitingRoom,
+    pub(super) awaiting_count: AwaitingCount,
     pub(super) waiting_for_domain: WaitingForDomain,
     /// Sessions whose content goes to a file of its own.
     pub(super) spilling: HashMap<MessageId, ConnId>,
@@ -199,6 +201,7 @@ impl Core {
             signing: Signing::default(),
             filtering: Filtering::default(),
             awaiting_room: AwaitingRoom::default(),
+            awaiting_count: AwaitingCount::default(),
             waiting_for_domain: WaitingForDomain::default(),
             spilling: HashMap::default(),
             unsent_notifications: Vec::new(),
@@ -331,6 +334,7 @@ impl Core {
     /// What needs doing only now and then.
     fn slow_tick(&mut self, now: Now) {
         self.ask_again(now);
+        self.ask_to_reserve_again();
         self.retry_blocked_reports(now);
         self.append_unsent_notifications(now);
         self.retry_reports();
@@ -366,8 +370,8 @@ impl Core {
         self.pump_sites(now);
         self.serve_limits(now);
         self.append_waiting(now);
-        self.sign_waiting(now);
         self.retry_reports_with_room(now);
+        self.sign_waiting(now);
         self.log.flush(now.instant.as_millis());
         self.log_events(now);
         self.announce(now);
@@ -485,6 +489,7 @@ impl Handler for Core {
             ToShard::LimitFreed { limit } => self.limit_freed(limit),
             ToShard::LoginJudged(judged) => self.login_judged(*judged, now),
             ToShard::Filtered(verdict) => self.filtered(*verdict, now),
+            ToShard::Reserved => self.store_counted(now),
             ToShard::Recycled(segment) => self.log.note_recycled(segment),
         }
     }
@@ -524,6 +529,7 @@ impl Handler for Core {
         self.report_delays(now);
         self.wake_due_sites(now);
         self.wake_waiting(now);
+        self.store_counted(now);
         self.give_room();
         self.look_at_limits(now);
         self.sweep_connections(now);

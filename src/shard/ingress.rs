@@ -4,6 +4,7 @@
 //! Not here: waiting for the commit (src/shard/storing.rs). A session that dies takes its unfinished transaction with
 //! it; a transaction whose content is complete is stored all the same.
 
+use crate::address::Address;
 use crate::clock::{Instant, Now};
 use crate::envelope::{Envelope, Recipient};
 use crate::event::Event;
@@ -11,9 +12,8 @@ use crate::id::MessageId;
 use crate::io::handler::{CloseReason, ConnId, TlsInfo, TlsSide};
 use crate::limits::{INLINE_CONTENT_START, SPILL_CHUNK, SPILL_PIECES_MAX};
 use crate::policy::admission::Refusal;
-use crate::policy::domain::Domain;
-use crate::policy::headers::{section_len, without};
-use crate::policy::identity::{Credential, Passage};
+use crate::policy::charge::Charge;
+use crate::policy::identity::Credential;
 use crate::policy::quota::Counted;
 use crate::policy::trace;
 use crate::reply::Reply;
@@ -24,7 +24,7 @@ use crate::shard::spilling::Spill;
 use crate::shard::storing::{Origin, refusal};
 use crate::smtp::sasl::{Channel, Login};
 use crate::smtp::scram::ScramOffer;
-use crate::smtp::server::{MailFrom, Session, Step, Transactions};
+use crate::smtp::server::{Bounds, MailFrom, Session, Step, Transactions};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -85,6 +85,8 @@ pub struct Incoming {
     pub spill: Option<Spill>,
     /// The content's end was reached.
     pub complete: bool,
+    /// What it counts for; given back when it ends here.
+    pub charge: Option<Charge>,
 }
 
 impl Core {
@@ -229,8 +231,9 @@ impl InboundState {
     }
 
     /// Who sends.
-    pub(super) fn origin(&self) -> Origin {
-        Origin { conn: self.conn, client: self.client.ip(), helo: self.helo.clone(), tls: self.tls.is_some() }
+    pub(super) fn origin(&self, charge: Option<Charge>) -> Origin {
+        let (client, helo) = (self.client.ip(), self.helo.clone());
+        Origin { conn: self.conn, client, helo, tls: self.tls.is_some(), charge }
     }
 
     /// Whether the disk is so far behind with this message that no more is read.
@@ -255,52 +258,6 @@ impl Receiving<'_> {
 
     pub(super) fn listener(&self) -> &ListenerSettings {
         &self.core.settings.listeners[usize::from(self.state.listener)]
-    }
-
-    /// The header section's checks, made once: when it is complete or content first leaves memory. Gives the domain that
-    /// signs.
-    pub(super) fn check_headers(&mut self, now: Now) -> Result<Option<Arc<Domain>>, Reply> {
-        let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
-        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(None) };
-        let received = &incoming.content[incoming.trace_len..];
-        let headers = trace::Headers::scan(received);
-        if headers.received_count > self.core.settings.max_received_headers {
-            return Err(Reply::fixed(
-                554,
-                5,
-                4,
-                6,
-                "Too many Received headers: this message goes round in a loop; check the routes of the hosts it passed",
-            ));
-        }
-        // Whoever has logged in is of its credential's tenant, whatever a header says.
-        if let Some(name) = listener.tenant_header.as_ref().filter(|_| self.state.credential.is_none())
-            && let Some(tenant) = trace::header_value(received, name)
-        {
-            incoming.envelope.tenant = tenant;
-        }
-        self.core.count_message(self.state, true, now)?;
-        let Some(incoming) = self.state.incoming.as_mut() else { return Ok(None) };
-        let (trace, received) = incoming.content.split_at(incoming.trace_len);
-        let directory = self.core.directory.load();
-        let Envelope { tenant, reverse_path, .. } = &incoming.envelope;
-        let Passage { signer, held } = directory.passage(tenant, reverse_path.as_ref(), received)?;
-        incoming.envelope.held = held;
-        if listener.submission {
-            let added = trace::submission_headers(&headers, incoming.id, &self.core.settings.hostname, now.unix);
-            let (section, rest) = received.split_at(section_len(received).unwrap_or(received.len()));
-            // Whom else a message went to is nobody's business (RFC 5322 3.6.3).
-            let cleaned = without(section, "Bcc");
-            if !added.is_empty() || cleaned.is_some() {
-                let section = cleaned.as_deref().unwrap_or(section);
-                let whole = [trace, &added, section, rest].concat();
-                let before = std::mem::replace(&mut incoming.content, whole).len();
-                incoming.len = incoming.len - before as u64 + incoming.content.len() as u64;
-                incoming.counted = incoming.counted - before + incoming.content.len();
-                self.core.content_octets = self.core.content_octets - before + incoming.content.len();
-            }
-        }
-        Ok(signer)
     }
 }
 
@@ -349,6 +306,10 @@ impl Transactions for Receiving<'_> {
         Some(self.core.scram(name, now))
     }
 
+    fn bounds(&self, sender: Option<&Address>) -> Bounds {
+        self.core.bounds(self.state, sender)
+    }
+
     fn forget_login(&mut self) {
         self.state.credential = None;
     }
@@ -376,12 +337,11 @@ impl Transactions for Receiving<'_> {
             }
             self.state.credential = Some(current);
         }
-        let listener = &self.core.settings.listeners[usize::from(self.state.listener)];
-        let tenant = self.state.credential.as_ref().map_or(&listener.tenant, |credential| &credential.tenant).clone();
+        let tenant = self.core.tenant_of(self.state, mail.reverse_path.as_ref());
+        let tenant = tenant.map_err(|reply| self.refuse(None, reply))?;
         self.core.may_send(self.state, &tenant, Counted::Messages, 1, now).map_err(|reply| self.refuse(None, reply))?;
-        let listener = self.listener();
         // Where a header may name another tenant it is judged when that has come.
-        let later = self.state.credential.is_none() && listener.tenant_header.is_some();
+        let later = self.core.is_named_later(self.state);
         if let Some(sender) = mail.reverse_path.as_ref().filter(|_| !later)
             && let Err(reply) = self.core.directory.load().may_return_to(&tenant, sender)
         {
@@ -411,6 +371,7 @@ impl Transactions for Receiving<'_> {
             counted: 0,
             spill: None,
             complete: false,
+            charge: None,
         }));
         Ok(())
     }
@@ -501,8 +462,8 @@ impl Transactions for Receiving<'_> {
             return self.end_spill(now).map_err(|reply| self.refuse(None, reply));
         }
         let signer = self.check_headers(now).map_err(|reply| self.refuse(None, reply))?;
-        let Some(incoming) = self.state.incoming.take() else { return Ok(()) };
-        let origin = self.state.origin();
+        let Some(mut incoming) = self.state.incoming.take() else { return Ok(()) };
+        let origin = self.state.origin(incoming.charge.take());
         if !self.listener().filters.is_empty() {
             let question = self.core.filter_question(self.state, &incoming.envelope, incoming.id);
             self.core.await_filters(origin, *incoming, signer, question);

@@ -136,6 +136,7 @@ impl Core {
             && self.signing.is_empty()
             && self.filtering.is_empty()
             && self.awaiting_room.is_empty()
+            && self.awaiting_count.is_empty()
             && self.unsent_answers.is_empty()
             && self.leases.none_out();
         if late && !quiet {

@@ -56,6 +56,8 @@ pub enum ToShard {
     LoginJudged(Box<LoginVerdict>),
     /// A message was looked at by its filters. Full: the control thread keeps it and tries again.
     Filtered(Box<FilterVerdict>),
+    /// More of the quotas' counts is on disk. Full: dropped, the shard looks again at its next tick.
+    Reserved,
     /// Another shard waits for a permit of a site. Full: dropped, it asks again at its next slow tick.
     PermitWanted {
         /// The site's place in the registry.
@@ -383,6 +385,13 @@ pub enum Report {
         shard: u8,
         /// What.
         question: Box<FilterQuestion>,
+    },
+    /// More of these quotas' counts should be on disk. Full: the shard keeps it and tries again.
+    Reserve {
+        /// The tenant's name, where it has quotas.
+        tenant: Option<Box<str>>,
+        /// The credential's login, where it has quotas.
+        login: Option<Box<str>>,
     },
     /// The answer to an operator's request. Full: the shard keeps it and tries again.
     Admin {

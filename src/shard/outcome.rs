@@ -17,6 +17,7 @@ use crate::smtp::client::{OutgoingContent, OutgoingRecipient, Transaction};
 use bytes::Bytes;
 use foldhash::HashMap;
 use ringpost_spool::{ContentRef, LogFull, NewContent, OpId, OutcomeKind};
+use std::collections::VecDeque;
 
 /// The status of content that the peer cannot take for its 8-bit octets (RFC 6152 3).
 const EIGHT_BIT_REFUSED: EnhancedCode = EnhancedCode { class: 5, subject: 6, detail: 3 };
@@ -32,13 +33,18 @@ pub struct Reportable {
     outcome: AttemptOutcome,
 }
 
+/// A report that is not stored yet: on which message, about whom, and the beginning of what it was.
+type Unstored = (Slot, Vec<Reportable>, Bytes);
+
 /// Reports under way.
 #[derive(Debug, Default)]
 pub struct Reports {
+    /// These wait for their turn to be signed, the oldest first.
+    unsigned: VecDeque<Unstored>,
     /// These wait for the message's header to be read.
     reading: HashMap<OpId, (Slot, Vec<Reportable>)>,
     /// These found no room in the spool.
-    blocked: Vec<(Slot, Vec<Reportable>, Bytes)>,
+    blocked: Vec<Unstored>,
     /// How many segments were prepared when the last one was blocked.
     prepared: usize,
     /// How many of either a message has: until then it stays in the queue.
@@ -227,7 +233,7 @@ impl Core {
         let head = head.or_else(|| self.retained.get(id).and_then(|chunks| chunks.first().cloned()));
         *self.reports.open.entry(slot).or_default() += 1;
         match head {
-            Some(head) => self.send_report(slot, reports, head, now),
+            Some(head) => self.sign_report(slot, reports, head, now),
             None => {
                 let op = self.log.read_content(id.0, content, 0, content.len.min(DSN_HEAD));
                 self.reports.reading.insert(op, (slot, reports));
@@ -240,7 +246,7 @@ impl Core {
         let Some((slot, reports)) = self.reports.reading.remove(&op) else { return false };
         // A report without the original's header is better than none.
         let head = result.as_ref().cloned().unwrap_or_default();
-        self.send_report(slot, reports, head, now);
+        self.sign_report(slot, reports, head, now);
         true
     }
 
@@ -255,26 +261,46 @@ impl Core {
     /// Tries again what found no room.
     pub(super) fn retry_blocked_reports(&mut self, now: Now) {
         for (slot, reports, head) in std::mem::take(&mut self.reports.blocked) {
+            self.sign_report(slot, reports, head, now);
+        }
+    }
+
+    /// Stores the report, when its turn has come where it is signed.
+    fn sign_report(&mut self, slot: Slot, reports: Vec<Reportable>, head: Bytes, now: Now) {
+        if self.signs_reports() {
+            self.reports.unsigned.push_back((slot, reports, head));
+        } else {
             self.send_report(slot, reports, head, now);
         }
     }
 
-    /// Stores the report together with the outcomes it speaks of.
-    fn send_report(&mut self, slot: Slot, mut reports: Vec<Reportable>, head: Bytes, now: Now) {
+    /// Whether a report waits for its turn to be signed.
+    pub(super) fn has_unsigned_reports(&self) -> bool {
+        !self.reports.unsigned.is_empty()
+    }
+
+    /// Stores the oldest report that waits for that. Gives about how long it took, in microseconds; none when none waits.
+    pub(super) fn sign_next_report(&mut self, now: Now) -> Option<u32> {
+        let (slot, reports, head) = self.reports.unsigned.pop_front()?;
+        Some(self.send_report(slot, reports, head, now))
+    }
+
+    /// Stores the report together with the outcomes it speaks of. Gives about how long its signatures took, in microseconds.
+    fn send_report(&mut self, slot: Slot, mut reports: Vec<Reportable>, head: Bytes, now: Now) -> u32 {
         let id = self.ids.next(now.unix);
         let Some((envelope, content)) = self.compose(id, slot, &reports, &head, now) else {
             self.close_report(slot);
-            return;
+            return 0;
         };
-        let room = content.len() + DSN_ROOM + reports.len() * (DETAILS_MAX + 256);
+        let signatures_len = self.report_signatures_len(&envelope, &content, now);
+        let room = signatures_len + content.len() + DSN_ROOM + reports.len() * (DETAILS_MAX + 256);
         let reserved = self.log.reserve_group(room);
         if reserved == Err(LogFull::TooLarge) && reports.len() > 1 {
             // More recipients than a segment has room for: several reports.
             let rest = reports.split_off(reports.len() / 2);
             *self.reports.open.entry(slot).or_default() += 1;
-            self.send_report(slot, reports, head.clone(), now);
-            self.send_report(slot, rest, head, now);
-            return;
+            let spent_us = self.send_report(slot, reports, head.clone(), now);
+            return spent_us + self.send_report(slot, rest, head, now);
         }
         if reserved.is_err() {
             if self.reports.blocked.is_empty() {
@@ -282,7 +308,7 @@ impl Core {
             }
             self.reports.blocked.push((slot, reports, head));
             self.reports.prepared = self.log.prepared_segments();
-            return;
+            return 0;
         }
         for report in &reports {
             if let Some(kind) = report.record {
@@ -290,12 +316,15 @@ impl Core {
             }
         }
         let about = self.queue.message(slot).map(|message| message.id());
-        let chunks = vec![Bytes::from(content)];
+        let (signatures, spent_us) = self.report_signatures(&envelope, &content, now);
+        let mut chunks = vec![signatures, Bytes::from(content)];
+        chunks.retain(|chunk| !chunk.is_empty());
         if self.append(None, id, envelope.clone(), NewContent::Inline(chunks.clone()), about, now).is_err() {
             self.unsent_notifications.push((id, envelope, chunks, about));
         }
         self.log.end_group();
         self.close_report(slot);
+        spent_us
     }
 
     fn close_report(&mut self, slot: Slot) {

@@ -68,8 +68,12 @@ pub struct ListenerSettings {
     pub submission: bool,
     /// The tenant of mail that comes in here.
     pub tenant: Box<str>,
-    /// A header that names the tenant instead, when the client may relay.
+    /// A header that names the tenant instead, where the client may name one; taken away before the message is stored.
     pub tenant_header: Option<Box<str>>,
+    /// Whether a subaddress of the sender names the tenant, where the client may name one.
+    pub tenant_subaddress: bool,
+    /// Headers without which a message is refused.
+    pub required_headers: Vec<Box<str>>,
     /// The content filters that see what comes in here, in this order, by their places in the configuration.
     pub filters: Arc<[u16]>,
 }

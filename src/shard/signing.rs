@@ -16,7 +16,6 @@ use crate::reply::Reply;
 use crate::shard::core::Core;
 use crate::shard::ingress::Incoming;
 use crate::shard::storing::Origin;
-use crate::shard::storing::refusal;
 use bytes::Bytes;
 use ringpost_spool::NewContent;
 use std::collections::VecDeque;
@@ -40,48 +39,93 @@ pub(super) fn keys<'a>(domain: &'a Domain, envelope: &'a Envelope) -> Vec<&'a Si
     domain.keys_for(envelope.recipients.iter().map(|recipient| recipient.address.domain()))
 }
 
+/// About how long signing so many octets takes, in microseconds.
+fn cost_us(keys: &[&SigningKey], octets: usize) -> u32 {
+    octets as u32 / SIGN_OCTETS_PER_US + keys.iter().map(|key| key.algorithm().cost_us()).sum::<u32>()
+}
+
+/// The signatures of a content, to be put before it.
+fn signatures(content: &[u8], domain: &Domain, envelope: &Envelope, now: Now) -> Result<Bytes, KeyError> {
+    let (section, rest) = content.split_at(section_len(content).unwrap_or(content.len()));
+    let mut body = Body::default();
+    body.update(rest);
+    let mut signatures = Vec::with_capacity(2048);
+    dkim::sign(keys(domain, envelope).into_iter(), section, &body.finish(), now.unix, &mut signatures)?;
+    Ok(signatures.into())
+}
+
 impl Core {
     /// A complete message in memory whose author's domain signs.
     pub(super) fn await_signature(&mut self, origin: Origin, incoming: Incoming, domain: Arc<Domain>) {
         self.signing.push_back(Box::new(Unsigned { origin, incoming, domain }));
     }
 
-    /// Signs some of what waits, and asks for another turn when something is left.
+    /// Signs some of what waits, and asks for another turn when something is left. Reports take turns with clients' messages, so
+    /// that neither starves.
     pub(super) fn sign_waiting(&mut self, now: Now) {
         let mut spent_us = 0;
         while spent_us < SIGN_SLICE_US {
-            let Some(unsigned) = self.signing.pop_front() else { return };
-            let Unsigned { origin, incoming, domain } = *unsigned;
-            spent_us += incoming.content.len() as u32 / SIGN_OCTETS_PER_US;
-            spent_us += keys(&domain, &incoming.envelope).iter().map(|key| key.algorithm().cost_us()).sum::<u32>();
-            let conn = origin.conn;
-            self.content_octets -= incoming.counted;
-            let stored = match self.signatures(&incoming, &domain, now) {
-                Ok(signatures) => self.store_signed(origin, incoming, signatures, now).map_err(refusal),
-                Err(reply) => Err(reply),
-            };
-            if let Err(reply) = stored {
-                self.answer_stored(conn, Err(reply), now);
+            let reported = self.sign_next_report(now);
+            let signed = self.sign_next(now);
+            if reported.is_none() && signed.is_none() {
+                return;
             }
+            spent_us += reported.unwrap_or_default() + signed.unwrap_or_default();
         }
-        if !self.signing.is_empty() {
+        if !self.signing.is_empty() || self.has_unsigned_reports() {
             self.commands.push_back(Command::NextTurn);
         }
     }
 
-    fn signatures(&mut self, incoming: &Incoming, domain: &Domain, now: Now) -> Result<Bytes, Reply> {
+    /// Signs the oldest message that waits. Gives about how long it took, in microseconds; none when none waits.
+    fn sign_next(&mut self, now: Now) -> Option<u32> {
+        let Unsigned { origin, incoming, domain } = *self.signing.pop_front()?;
+        let spent_us = cost_us(&keys(&domain, &incoming.envelope), incoming.content.len());
+        let conn = origin.conn;
+        self.content_octets -= incoming.counted;
         let received = &incoming.content[incoming.trace_len..];
-        let (section, rest) = received.split_at(section_len(received).unwrap_or(received.len()));
-        let mut body = Body::default();
-        body.update(rest);
-        let mut signatures = Vec::with_capacity(2048);
-        let keys = keys(domain, &incoming.envelope);
-        match dkim::sign(keys.into_iter(), section, &body.finish(), now.unix, &mut signatures) {
-            Ok(()) => {
+        let stored = match signatures(received, &domain, &incoming.envelope, now) {
+            Ok(signatures) => {
                 self.metrics.signed += u64::from(!signatures.is_empty());
-                Ok(signatures.into())
+                self.store_signed(origin, incoming, signatures, now)
             }
             Err(error) => Err(self.not_signed(&error)),
+        };
+        if let Err(reply) = stored {
+            self.answer_stored(conn, Err(reply), now);
+        }
+        Some(spent_us)
+    }
+
+    /// Whether our own reports are signed: the domain that they come from is a verified one.
+    pub(super) fn signs_reports(&self) -> bool {
+        self.directory.load().signer_of(&self.settings.hostname).is_some()
+    }
+
+    /// The octets that [`Core::report_signatures`] will have.
+    pub(super) fn report_signatures_len(&self, envelope: &Envelope, content: &[u8], now: Now) -> usize {
+        let directory = self.directory.load();
+        let Some(domain) = directory.signer_of(&self.settings.hostname) else { return 0 };
+        let section = &content[..section_len(content).unwrap_or(content.len())];
+        dkim::signed_len(keys(domain, envelope).into_iter(), section, now.unix)
+    }
+
+    /// The signatures of a report of ours, where there are any, and about how long they took, in microseconds. A report that
+    /// cannot be signed goes out unsigned: it is better than none.
+    pub(super) fn report_signatures(&mut self, envelope: &Envelope, content: &[u8], now: Now) -> (Bytes, u32) {
+        let directory = self.directory.load();
+        let Some(domain) = directory.signer_of(&self.settings.hostname).cloned() else { return Default::default() };
+        drop(directory);
+        let spent_us = cost_us(&keys(&domain, envelope), content.len());
+        match signatures(content, &domain, envelope, now) {
+            Ok(signatures) => {
+                self.metrics.signed += u64::from(!signatures.is_empty());
+                (signatures, spent_us)
+            }
+            Err(error) => {
+                self.notice(Severity::Error, format!("a report could not be signed and goes out without: {error}"));
+                (Bytes::new(), spent_us)
+            }
         }
     }
 
@@ -93,13 +137,7 @@ impl Core {
         NOT_SIGNED
     }
 
-    fn store_signed(
-        &mut self,
-        origin: Origin,
-        incoming: Incoming,
-        signatures: Bytes,
-        now: Now,
-    ) -> Result<(), ringpost_spool::LogFull> {
+    fn store_signed(&mut self, origin: Origin, incoming: Incoming, signatures: Bytes, now: Now) -> Result<(), Reply> {
         let counted = incoming.counted + signatures.len();
         let mut chunks = Vec::with_capacity(2);
         if !signatures.is_empty() {

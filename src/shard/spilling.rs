@@ -162,6 +162,7 @@ impl Receiving<'_> {
 
     /// The content is complete.
     pub(super) fn end_spill(&mut self, now: Now) -> Result<(), Reply> {
+        self.core.check_named_bounds(self.state)?;
         let filtered = !self.listener().filters.is_empty();
         let Some(incoming) = self.state.incoming.as_mut() else { return Ok(()) };
         let Some(spill) = incoming.spill.as_mut() else { return Ok(()) };
@@ -239,11 +240,12 @@ impl Core {
             return;
         }
         let stored = match inbound.state.incoming.take() {
-            Some(incoming) if complete && !failed && incoming.len <= MAX_SPILLED_CONTENT => {
+            Some(mut incoming) if complete && !failed && incoming.len <= MAX_SPILLED_CONTENT => {
                 let (crc, front) = incoming.spill.as_ref().map_or((0, 0), |spill| (spill.crc, spill.unused));
                 self.content_octets -= incoming.counted;
                 let content = NewContent::Spilled { front, len: incoming.len as u32, crc };
-                self.store_spilled(inbound.state.origin(), id, incoming.envelope, content, now)
+                let origin = inbound.state.origin(incoming.charge.take());
+                self.store_spilled(origin, id, incoming.envelope, content, now)
             }
             Some(incoming) => {
                 self.content_octets -= incoming.counted;

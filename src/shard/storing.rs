@@ -8,6 +8,7 @@ use crate::envelope::Envelope;
 use crate::event::{Event, Severity};
 use crate::id::MessageId;
 use crate::io::handler::{Command, ConnId};
+use crate::policy::charge::Charge;
 use crate::queue::{NewMessage, StoredContent};
 use crate::reply::Reply;
 use crate::shard::core::Core;
@@ -45,6 +46,8 @@ pub struct Origin {
     pub helo: Box<str>,
     /// Whether the session was encrypted.
     pub tls: bool,
+    /// What the message counts for.
+    pub charge: Option<Charge>,
 }
 
 /// All such messages, in the order of their records.
@@ -59,6 +62,27 @@ pub struct Unstored {
     content: NewContent,
     /// Octets of content in memory, which the shard counts while the message waits.
     counted: usize,
+}
+
+impl Unstored {
+    pub(super) fn charge(&mut self) -> Option<&mut Charge> {
+        self.origin.as_mut().and_then(|origin| origin.charge.as_mut())
+    }
+
+    pub(super) fn charge_ref(&self) -> Option<&Charge> {
+        self.origin.as_ref().and_then(|origin| origin.charge.as_ref())
+    }
+
+    /// Octets of it in memory.
+    pub(super) fn counted(&self) -> usize {
+        self.counted
+    }
+
+    /// What is needed when it ends without being stored: its id, whether it lies in a file of its own, and its session.
+    fn end(&self) -> (MessageId, bool, Option<ConnId>) {
+        let spilled = matches!(self.content, NewContent::Spilled { .. });
+        (self.id, spilled, self.origin.as_ref().map(|origin| origin.conn))
+    }
 }
 
 /// Messages whose sessions wait for a segment that is being prepared. Bounded by the memory for content, beyond which
@@ -82,10 +106,10 @@ impl Core {
     /// Appends a message whose content is in memory.
     pub(super) fn store_inline(&mut self, origin: Origin, incoming: Incoming, now: Now) -> Result<(), Reply> {
         let content = NewContent::Inline(vec![Bytes::from(incoming.content)]);
-        self.store(origin, incoming.id, incoming.envelope, content, incoming.counted, now).map_err(refusal)
+        self.store(origin, incoming.id, incoming.envelope, content, incoming.counted, now)
     }
 
-    /// Appends a client's message; `counted` are the octets of it in memory, should it have to wait.
+    /// Appends a client's message, once it counts; `counted` are the octets of it in memory, should it have to wait.
     pub(super) fn store(
         &mut self,
         origin: Origin,
@@ -94,8 +118,37 @@ impl Core {
         content: NewContent,
         counted: usize,
         now: Now,
-    ) -> Result<(), LogFull> {
-        self.append_or_wait(Unstored { origin: Some(origin), id, envelope, content, counted }, now)
+    ) -> Result<(), Reply> {
+        let message = Unstored { origin: Some(origin), id, envelope, content, counted };
+        match self.await_count(message, now)? {
+            Some(message) => self.append_or_wait(message, now).map_err(refusal),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends a message that has waited.
+    pub(super) fn store_waiting(&mut self, message: Unstored, now: Now) {
+        let end = message.end();
+        if let Err(full) = self.append_or_wait(message, now) {
+            self.end_waiting(end, refusal(full), now);
+        }
+    }
+
+    /// Ends a message that has waited and is not stored.
+    pub(super) fn refuse_waiting(&mut self, message: Unstored, reply: Reply, now: Now) {
+        let end = message.end();
+        drop(message);
+        self.end_waiting(end, reply, now);
+    }
+
+    fn end_waiting(&mut self, end: (MessageId, bool, Option<ConnId>), reply: Reply, now: Now) {
+        let (id, spilled, conn) = end;
+        if spilled {
+            self.log.remove_spill(id.0);
+        }
+        if let Some(conn) = conn {
+            self.answer_stored(conn, Err(reply), now);
+        }
     }
 
     /// Appends a client's message; where a segment is only not prepared yet, it waits for that with its session.
@@ -121,9 +174,8 @@ impl Core {
     /// Appends what waits for room, as far as there is some now; says so to the sessions when there will be none.
     pub(super) fn append_waiting(&mut self, now: Now) {
         while let Some(waiting) = self.awaiting_room.pop_front() {
+            let end = waiting.end();
             let Unstored { origin, id, envelope, content, counted } = *waiting;
-            let spilled = matches!(content, NewContent::Spilled { .. });
-            let conn = origin.as_ref().map(|origin| origin.conn);
             let Err((full, unstored)) = self.append(origin, id, envelope, content, None, now) else {
                 self.content_octets -= counted;
                 continue;
@@ -133,12 +185,7 @@ impl Core {
                 return;
             }
             self.content_octets -= counted;
-            if spilled {
-                self.log.remove_spill(id.0);
-            }
-            if let Some(conn) = conn {
-                self.answer_stored(conn, Err(refusal(full)), now);
-            }
+            self.end_waiting(end, refusal(full), now);
         }
     }
 
@@ -151,7 +198,7 @@ impl Core {
         content: NewContent,
         now: Now,
     ) -> Result<(), Reply> {
-        self.store(origin, id, envelope, content, 0, now).map_err(refusal)
+        self.store(origin, id, envelope, content, 0, now)
     }
 
     pub(super) fn resume(&mut self, state: &mut InboundState) {
@@ -256,7 +303,8 @@ impl Core {
         if let Some(reason) = &envelope.held {
             self.event(Event::CameHeld { id, reason: reason.clone() });
         }
-        let Origin { conn, client, helo, tls } = origin;
+        let Origin { conn, client, helo, tls, charge } = origin;
+        charge.into_iter().for_each(Charge::keep);
         self.event(Event::Received {
             id,
             client,

@@ -42,7 +42,7 @@ impl Session {
                 self.begin_content(Framing::Counted, now);
                 self.skip_if(begun, owner);
             }
-            let fits = octets <= self.config.max_message_size - self.transaction.octets;
+            let fits = octets <= self.transaction.max_octets - self.transaction.octets;
             self.skip_if(if fits { Ok(()) } else { Err(replies::TOO_BIG) }, owner);
         }
         self.phase = Phase::Chunk { octets, left: octets, last };
@@ -125,10 +125,10 @@ impl Session {
         owner: &mut T,
         run: impl FnOnce(&mut Scanner, &mut dyn FnMut(&[u8])) -> (usize, bool),
     ) -> (usize, bool) {
-        let Transaction { scanner: Some(scanner), octets, .. } = &mut self.transaction else {
+        let Transaction { scanner: Some(scanner), octets, max_octets, .. } = &mut self.transaction else {
             return (input.len(), false);
         };
-        let max = self.config.max_message_size;
+        let max = *max_octets;
         let skipping = self.refusal.is_some();
         let mut refused = None;
         let result = run(scanner, &mut |bytes| {

@@ -6,6 +6,7 @@ use crate::smtp::data::BareNewlines;
 use crate::smtp::parameters::Offered;
 use crate::smtp::sasl::{Channel, Mechanisms};
 use crate::smtp::strangers::Strangers;
+use crate::smtp::transaction::Bounds;
 use std::io::Write;
 use std::time::Duration;
 
@@ -64,8 +65,18 @@ impl SessionConfig {
         Offered { dsn: self.dsn, smtputf8: self.smtputf8, auth: self.auth }
     }
 
+    /// Octets and recipients that a message may have.
+    pub(crate) fn bounded(&self, bounds: Bounds) -> (u64, u32) {
+        let Bounds { message_size, recipients } = bounds;
+        (
+            message_size.map_or(self.max_message_size, |size| size.min(self.max_message_size)),
+            recipients.map_or(self.max_recipients, |count| count.min(self.max_recipients)),
+        )
+    }
+
     /// Appends the reply to EHLO (RFC 5321 4.1.1.1). STARTTLS is not offered under TLS (RFC 3207 4.2).
-    pub(crate) fn write_ehlo(&self, tls: bool, channel: &Channel, out: &mut Vec<u8>) {
+    pub(crate) fn write_ehlo(&self, tls: bool, channel: &Channel, bounds: Bounds, out: &mut Vec<u8>) {
+        let (max_octets, max_recipients) = self.bounded(bounds);
         let mut last = out.len();
         let mut line = |offered: bool, text: std::fmt::Arguments<'_>| {
             if offered {
@@ -76,13 +87,13 @@ impl SessionConfig {
         };
         line(true, format_args!("{}", self.hostname));
         line(self.pipelining, format_args!("PIPELINING"));
-        line(true, format_args!("SIZE {}", self.max_message_size));
+        line(true, format_args!("SIZE {max_octets}"));
         line(true, format_args!("8BITMIME"));
         line(true, format_args!("ENHANCEDSTATUSCODES"));
         line(self.smtputf8, format_args!("SMTPUTF8"));
         line(self.chunking, format_args!("CHUNKING"));
         line(self.dsn, format_args!("DSN"));
-        let recipients = self.max_recipients.clamp(1, LIMIT_MAX);
+        let recipients = max_recipients.clamp(1, LIMIT_MAX);
         let transactions = self.max_transactions.clamp(1, LIMIT_MAX);
         line(true, format_args!("LIMITS MAILMAX={transactions} RCPTMAX={recipients}"));
         line(self.starttls && !tls, format_args!("STARTTLS"));

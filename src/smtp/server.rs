@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use crate::smtp::data::BareNewlines;
 pub use crate::smtp::extensions::SessionConfig;
 pub use crate::smtp::strangers::{Strangers, Tarpit};
-pub use crate::smtp::transaction::{MailFrom, Transactions};
+pub use crate::smtp::transaction::{Bounds, MailFrom, Transactions};
 
 /// What the session needs next.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,10 @@ pub(super) struct Transaction {
     pub(super) scanner: Option<Scanner>,
     /// Octets of content given to the owner.
     pub(super) octets: u64,
+    /// So many there may be.
+    pub(super) max_octets: u64,
+    /// And so many recipients.
+    pub(super) max_recipients: u32,
 }
 
 /// One session.
@@ -483,7 +487,7 @@ impl Session {
         owner.hello(name, extended);
         self.greeted = true;
         if extended {
-            self.config.write_ehlo(self.tls, &owner.channel(), out);
+            self.config.write_ehlo(self.tls, &owner.channel(), owner.bounds(None), out);
         } else {
             // Writing to a Vec cannot fail.
             let _ = write!(out, "250 {}\r\n", self.config.hostname);
@@ -507,7 +511,9 @@ impl Session {
         }
         let mail = parameters::mail(arguments, self.config.offered())?;
         // RFC 1870 6.1: refused now, before the content is sent in vain.
-        if mail.size.is_some_and(|size| size > self.config.max_message_size) {
+        let bounds = owner.bounds(mail.reverse_path.as_ref());
+        let (max_octets, max_recipients) = self.config.bounded(bounds);
+        if mail.size.is_some_and(|size| size > max_octets) {
             return Err(replies::TOO_BIG);
         }
         if self.transactions >= self.config.max_transactions {
@@ -517,7 +523,7 @@ impl Session {
         let utf8 = mail.smtputf8;
         owner.mail(mail, now)?;
         self.transactions += 1;
-        self.transaction = Transaction { open: true, utf8, ..Transaction::default() };
+        self.transaction = Transaction { open: true, utf8, max_octets, max_recipients, ..Transaction::default() };
         out.extend_from_slice(replies::SENDER_OK);
         Ok(())
     }
@@ -539,7 +545,7 @@ impl Session {
         let config = &self.config;
         let recipient = parameters::recipient(arguments, config.offered(), self.transaction.utf8, &config.hostname)?;
         // RFC 5321 4.5.3.1.10: 452, and what was accepted stays so.
-        if self.transaction.recipients >= config.max_recipients {
+        if self.transaction.recipients >= self.transaction.max_recipients {
             return Err(replies::TOO_MANY_RECIPIENTS);
         }
         owner.recipient(recipient, now)?;

@@ -30,6 +30,26 @@ pub struct MailFrom {
     pub envid: Option<Box<str>>,
 }
 
+/// What bounds this client's messages besides the listener's settings; the smaller holds.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Octets of a message.
+    pub message_size: Option<u64>,
+    /// Recipients of a message.
+    pub recipients: Option<u32>,
+}
+
+impl Bounds {
+    /// The smaller of both.
+    pub fn and(self, other: Bounds) -> Bounds {
+        let least = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
+        Bounds {
+            message_size: least(self.message_size, other.message_size),
+            recipients: self.recipients.into_iter().chain(other.recipients).min(),
+        }
+    }
+}
+
 /// What a session asks of its owner, each when it is due; all of it is answered at once.
 ///
 /// The order: `proxied` at most once and first; then any number of `hello`s and transactions. A transaction is `mail`,
@@ -79,6 +99,12 @@ pub trait Transactions {
     fn scram(&mut self, name: &str, now: Now) -> Option<ScramOffer> {
         let _ = (name, now);
         None
+    }
+
+    /// What bounds a message of this client; with the sender that MAIL has named, or before that.
+    fn bounds(&self, sender: Option<&Address>) -> Bounds {
+        let _ = sender;
+        Bounds::default()
     }
 
     /// The client has given up a login that was found good, before it counted.

@@ -308,6 +308,8 @@ fn settings(hold: bool, chunking: bool) -> Settings {
             submission: false,
             tenant: "default".into(),
             tenant_header: None,
+            tenant_subaddress: false,
+            required_headers: Vec::new(),
             filters: Arc::new([]),
         }],
         routes: vec![route("willing", WILLING, chunking), route("waiting", UNWILLING, chunking)],

@@ -5,7 +5,7 @@ use super::dns::NameServer;
 use super::filters::{milter_that_says, packet};
 use super::programs::{program, run, skip};
 use super::relay::{Relay, Setup};
-use super::sink::Sink;
+use super::sink::{ALL, Sink};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -303,6 +303,44 @@ fn bcc_goes_no_further_than_submission() {
         assert!(arrived.ends_with(&expected) && arrived.contains("\r\nDate: "), "{name}");
         assert!(!arrived.contains("secret@") && !arrived.contains("bcc: x"), "{name}");
     }
+    relay.stop();
+}
+
+#[test]
+fn reports_of_the_relay_itself_are_signed() {
+    let names = NameServer::new();
+    let sink = Sink::with(ALL, |line| line.contains("<no@dest.test>").then(|| "550 5.1.1 nobody here".into()));
+    let relay = start(&names, &sink);
+    let bounce = |back: &str| {
+        let content = format!("From: {back}\r\nTo: no@dest.test\r\n\r\nHello.\r\n");
+        assert!(submit(&relay, back, "no@dest.test", content.as_bytes()).starts_with("250 "));
+        let report = sink.wait_for(back);
+        assert!(
+            report.from.starts_with("<>") && report.text().contains("From: Mail Delivery System"),
+            "{}",
+            report.text()
+        );
+        report.text()
+    };
+    assert!(!bounce("unsigned@else.test").contains("DKIM-Signature"), "its domain is not verified");
+    // The relay is relay.test, and whoever verifies its domain lets it sign.
+    relay.command(&["tenant", "add", "house", "--unverified", "pass"]).succeeded();
+    relay.command(&["domain", "add", "relay.test", "--tenant", "house"]).succeeded();
+    assert!(!bounce("early@else.test").contains("DKIM-Signature"), "nor is it yet");
+    let shown = relay.json(&["domain", "show", "relay.test", "--tenant", "house"]);
+    let keys = shown["keys"].as_array().expect("keys");
+    let text = |key: &Value, of: &str| key[of].as_str().expect("a text").to_owned();
+    let records = keys.iter().map(|key| (text(key, "record_name"), key["record"].clone())).collect();
+    keys.iter().for_each(|key| names.publish(&text(key, "record_name"), &text(key, "record")));
+    relay.command(&["domain", "verify", "relay.test", "--tenant", "house"]).succeeded();
+    let backs: Vec<String> = (0..5).map(|number| format!("signed-{number}@else.test")).collect();
+    for back in &backs {
+        assert!(bounce(back).starts_with("DKIM-Signature: "), "{back}");
+    }
+    let mut selectors: Vec<String> = keys.iter().map(|key| text(key, "selector")).collect();
+    selectors.sort();
+    let Some(results) = verified(&relay, &sink, &backs, &records) else { return };
+    assert!(results.iter().all(|result| *result == (selectors.clone(), json!([]))), "{results:?}");
     relay.stop();
 }
 

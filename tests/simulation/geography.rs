@@ -227,6 +227,8 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
             submission: false,
             tenant: "default".into(),
             tenant_header: None,
+            tenant_subaddress: false,
+            required_headers: Vec::new(),
             filters: if random.chance(333) { Arc::new([0]) } else { Arc::new([]) },
         }],
         routes: routes(random),

@@ -489,6 +489,7 @@ fn shown_message(message: &ToShard) -> String {
         ToShard::LimitFreed { limit } => format!("LimitFreed {limit}"),
         ToShard::LimitWanted { limit } => format!("LimitWanted {limit}"),
         ToShard::PermitWanted { site } => format!("PermitWanted {site}"),
+        ToShard::Reserved => "Reserved".into(),
         ToShard::Recycled(segment) => format!("Recycled {segment}"),
     }
 }
