@@ -1,6 +1,7 @@
 //! The configuration: a TOML file, read strictly, checked as a whole, and turned into what shards use.
 //!
 //! - sections.rs: the keys and their defaults; text.rs, read.rs: how single values are written.
+//! - acme.rs, classification.rs, filter.rs, oauth.rs: the sections of one matter each, with what they mean.
 //! - check.rs: what the keys must satisfy together, in one place.
 //! - overrides.rs: the flags of `ringpost serve`.
 //! - settings.rs: from here to [`shard::settings`](crate::shard::settings).
@@ -10,6 +11,7 @@
 
 pub mod acme;
 pub mod check;
+pub mod classification;
 pub mod error;
 pub mod filter;
 pub mod oauth;
@@ -22,6 +24,7 @@ pub mod text;
 pub use crate::control::log::{LogFormat, LogLevel};
 pub use acme::AcmeSection;
 pub use check::Problem;
+pub use classification::ClassificationSection;
 pub use error::ConfigError;
 pub use filter::FilterSection;
 pub use oauth::OauthSection;
@@ -68,6 +71,8 @@ pub struct Config {
     pub filter: Vec<FilterSection>,
     /// Where mail goes: the first that fits a recipient's domain is taken.
     pub route: Vec<RouteSection>,
+    /// What the replies of destinations mean.
+    pub classification: ClassificationSection,
     /// When it is tried again.
     pub retry: RetrySection,
     /// What clients may use.

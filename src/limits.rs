@@ -304,6 +304,22 @@ pub const SESSIONS_MAX: usize = 1 << 20;
 
 const _: () = assert!(CLIENT_IPV6_PREFIX <= 64, "a client is known by 64 bits");
 
+// ---- policy: classes of replies ----
+
+/// Octets of a reply's text that its class is found by: what peers say stands at the beginning.
+pub const CLASSIFIED_OCTETS_MAX: usize = 1024;
+/// Patterns of all rules together, the operator's and the shipped ones.
+pub const CLASSIFIER_PATTERNS_MAX: usize = 2000;
+/// Octets of the compiled patterns; beyond it a file of rules is refused.
+pub const CLASSIFIER_OCTETS_MAX: usize = 32 << 20;
+/// Octets in which each shard remembers how far a search got; where it is used up a search goes on more slowly.
+pub const CLASSIFIER_CACHE_OCTETS_MAX: usize = 8 << 20;
+/// Octets of a file of rules.
+pub const RULES_FILE_OCTETS_MAX: u64 = 1 << 20;
+
+const _: () = assert!(CLASSIFIED_OCTETS_MAX <= PEER_REPLY_OCTETS_MAX);
+const _: () = assert!(CLASSIFIER_PATTERNS_MAX <= u16::MAX as usize, "a decision names a pattern by 16 bits");
+
 // ---- content filters ----
 
 /// Octets of header fields that filters may add to one message: room for them is left before a content in a file of its own.

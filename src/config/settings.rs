@@ -4,6 +4,7 @@ use super::Config;
 use super::filter::filters_of;
 use super::read::{DomainRule, HelloCheck};
 use super::sections::{ListenerKind, ListenerSection, ListenerTls, RouteSection, TargetKey};
+use crate::policy::classify::Classifier;
 use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
@@ -74,6 +75,8 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
     Settings {
         listeners: config.listener.iter().flat_map(|listener| listeners(config, listener, &hostname)).collect(),
         routes: complete_routes(config).iter().map(|section| route(section, &hostname, sandbox)).collect(),
+        // Those with the operator's rules take its place at the start.
+        classifier: Classifier::shipped(),
         schedule: RetrySchedule {
             first: config.retry.first,
             factor: config.retry.factor,

@@ -424,6 +424,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[[filter]]`", "[[filter]]"),
         ("### `[[route]]`", "[[route]]"),
         ("### `[route.timeouts]`", "[[route]]\n[route.timeouts]"),
+        ("### `[classification]`", "[classification]"),
         ("### `[retry]`", "[retry]"),
         ("### `[limits]`", "[limits]"),
         ("### `[admin]`", "[admin]"),

@@ -11,6 +11,7 @@ use crate::id::{MessageId, MessageIds};
 use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide};
 use crate::limits::{DROPS_TOLD_EVERY, MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHARE};
 use crate::metrics::{QueueDepth, ShardMetrics};
+use crate::policy::classify::Classifier;
 use crate::policy::identity::Directory;
 use crate::policy::logins::Logins;
 use crate::policy::scram::ScramSource;
@@ -79,6 +80,8 @@ pub struct Core {
     pub(super) shard: u8,
     pub(super) shards: u8,
     pub(super) settings: Arc<Settings>,
+    /// This shard's own copy of the settings' rules.
+    pub(super) classifier: Classifier,
     /// The time of the call under way.
     pub(super) now: Now,
     pub(super) commands: VecDeque<Command<ToShard, Report>>,
@@ -221,6 +224,7 @@ impl Core {
             told_drops: 0,
             room: Room::default(),
             random: seed ^ 0x9e37_79b9_7f4a_7c15,
+            classifier: settings.classifier.clone(),
             settings,
         };
         core.learn_fixed_sites(&permits);

@@ -1,5 +1,6 @@
 //! What a shard is told at its start: the configuration in the form the core uses, checked and complete.
 
+use crate::policy::classify::Classifier;
 use crate::policy::connection_rate::ConnectionRates;
 use crate::policy::relay::RelayPolicy;
 use crate::queue::retry::RetrySchedule;
@@ -18,6 +19,8 @@ pub struct Settings {
     pub listeners: Vec<ListenerSettings>,
     /// In order: the first whose pattern fits a recipient's domain is taken.
     pub routes: Vec<Route>,
+    /// What the replies of destinations mean.
+    pub classifier: Classifier,
     /// When attempts are made, and for how long.
     pub schedule: RetrySchedule,
     /// Accept, deliver nothing.

@@ -307,6 +307,7 @@ fn settings(hold: bool, chunking: bool) -> Settings {
             filters: Arc::new([]),
         }],
         routes: vec![route("willing", WILLING, chunking), route("waiting", UNWILLING, chunking)],
+        classifier: ringpost::policy::classify::Classifier::shipped(),
         schedule: RetrySchedule::default(),
         hold,
         max_received_headers: 100,
