@@ -1,7 +1,8 @@
 //! The configuration: a TOML file, read strictly, checked as a whole, and turned into what shards use.
 //!
 //! - sections.rs: the keys and their defaults; text.rs, read.rs: how single values are written.
-//! - check.rs: what the keys must satisfy together; listener.rs and filter.rs have keys and checks of their own.
+//! - acme.rs, classification.rs, filter.rs, listener.rs, oauth.rs, route.rs, shaping.rs: the sections of one matter each.
+//! - check.rs: what the keys must satisfy together, in one place.
 //! - overrides.rs: the flags of `ringpost serve`.
 //! - settings.rs: from here to [`shard::settings`](crate::shard::settings).
 //!
@@ -10,6 +11,7 @@
 
 pub mod acme;
 pub mod check;
+pub mod classification;
 pub mod error;
 pub mod filter;
 pub mod listener;
@@ -25,6 +27,7 @@ pub mod text;
 pub use crate::control::log::{LogFormat, LogLevel};
 pub use acme::AcmeSection;
 pub use check::Problem;
+pub use classification::ClassificationSection;
 pub use error::ConfigError;
 pub use filter::FilterSection;
 pub use listener::{BareNewlinesKey, ClientCertificates, ListenerKind, ListenerSection, ListenerTls};
@@ -75,6 +78,8 @@ pub struct Config {
     pub route: Vec<RouteSection>,
     /// What providers and domains tolerate.
     pub shaping: ShapingSection,
+    /// What the replies of destinations mean.
+    pub classification: ClassificationSection,
     /// When it is tried again.
     pub retry: RetrySection,
     /// What clients may use.

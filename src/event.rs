@@ -3,6 +3,7 @@
 
 use crate::clock::UnixTime;
 use crate::id::MessageId;
+use crate::reply::class::Meaning;
 use std::net::{IpAddr, SocketAddr};
 
 /// How much an event matters to an operator.
@@ -31,6 +32,8 @@ pub struct AttemptFacts {
     pub remote: Option<Box<str>>,
     /// The reply, or in its absence what went wrong, on one line.
     pub reply: Box<str>,
+    /// What that means; none for a success.
+    pub meaning: Option<Meaning>,
     /// Counts from 1.
     pub attempt: u16,
     /// Milliseconds since the message was accepted.

@@ -318,6 +318,21 @@ pub const REQUIRED_HEADERS_MAX: usize = 16;
 pub const QUOTA_BLOCKS: u32 = 16;
 /// How long a message waits for its count to be on disk, with its session.
 pub const RESERVATION_TIME: Duration = Duration::from_secs(5);
+// ---- policy: classes of replies ----
+
+/// Octets of a reply's text that its class is found by: what peers say stands at the beginning.
+pub const CLASSIFIED_OCTETS_MAX: usize = 1024;
+/// Patterns of all rules together, the operator's and the shipped ones.
+pub const CLASSIFIER_PATTERNS_MAX: usize = 2000;
+/// Octets of the compiled patterns; beyond it a file of rules is refused.
+pub const CLASSIFIER_OCTETS_MAX: usize = 32 << 20;
+/// Octets in which each shard remembers how far a search got; where it is used up a search goes on more slowly.
+pub const CLASSIFIER_CACHE_OCTETS_MAX: usize = 8 << 20;
+/// Octets of a file of rules.
+pub const RULES_FILE_OCTETS_MAX: u64 = 1 << 20;
+
+const _: () = assert!(CLASSIFIED_OCTETS_MAX <= PEER_REPLY_OCTETS_MAX);
+const _: () = assert!(CLASSIFIER_PATTERNS_MAX <= u16::MAX as usize, "a decision names a pattern by 16 bits");
 
 // ---- content filters ----
 

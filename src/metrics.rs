@@ -5,6 +5,7 @@
 //! src/control/metrics_text.rs. Nothing here can fail: counters wrap after centuries, histograms saturate.
 
 use crate::policy::admission::Refusal;
+use crate::reply::class::{Meaning, ReplyClass};
 use foldhash::HashMap;
 use hdrhistogram::Histogram;
 
@@ -158,6 +159,10 @@ pub struct ShardMetrics {
     pub bounced: u64,
     /// Recipients whose time ran out.
     pub expired: u64,
+    /// Of the deferrals, those with a reply of this class, by [`ReplyClass::index`].
+    pub deferred_by_class: [u64; ReplyClass::COUNT],
+    /// Of the recipients that failed for good or whose time ran out, those with a last reply of this class.
+    pub failed_by_class: [u64; ReplyClass::COUNT],
     /// Recipients deleted by an operator.
     pub deleted: u64,
     /// Delivery status notifications queued.
@@ -216,6 +221,13 @@ impl ShardMetrics {
         ShardMetrics { shard, ..ShardMetrics::default() }
     }
 
+    /// Counts what the reply meant that a recipient waits for, or ended with.
+    pub fn count_class(&mut self, meaning: Option<Meaning>, ended: bool) {
+        let Some(Meaning { class, .. }) = meaning else { return };
+        let counts = if ended { &mut self.failed_by_class } else { &mut self.deferred_by_class };
+        counts[class.index()] += 1;
+    }
+
     /// Adds the figures of another shard.
     pub fn merge(&mut self, other: &ShardMetrics) {
         // A destructuring without `..`, so that a new field cannot be forgotten here.
@@ -241,6 +253,8 @@ impl ShardMetrics {
             deferred,
             bounced,
             expired,
+            deferred_by_class,
+            failed_by_class,
             deleted,
             dsn,
             outgoing_open,
@@ -289,6 +303,13 @@ impl ShardMetrics {
         self.deferred += deferred;
         self.bounced += bounced;
         self.expired += expired;
+        for (sums, others) in
+            [(&mut self.deferred_by_class, deferred_by_class), (&mut self.failed_by_class, failed_by_class)]
+        {
+            for (sum, other) in sums.iter_mut().zip(others) {
+                *sum += other;
+            }
+        }
         self.deleted += deleted;
         self.dsn += dsn;
         self.outgoing_open += outgoing_open;
@@ -328,6 +349,7 @@ impl ShardMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reply::class::BounceKind;
 
     #[test]
     fn figures_of_shards_add_up() {
@@ -336,16 +358,24 @@ mod tests {
         first.queue.ready = 2;
         first.refused_connections[2] = 5;
         first.queue_by_site = vec![("a".into(), 1)];
+        let meaning = Some(Meaning { class: ReplyClass::Greylisted, kind: BounceKind::Soft });
+        first.count_class(meaning, false);
+        first.count_class(None, true);
         first.commit_us.saturating_record(500);
         let mut second = ShardMetrics::new(1);
         second.delivered = 4;
         second.queue.held = 5;
+        second.count_class(meaning, false);
+        second.count_class(meaning, true);
         second.refused_connections[2] = 6;
         second.queue_by_site = vec![("b".into(), 7), ("a".into(), 2)];
         second.commit_us.saturating_record(2_000_000);
         first.merge(&second);
         assert_eq!((first.shard, first.delivered), (0, 7));
         assert_eq!(first.refused_connections[..4], [0, 0, 11, 0]);
+        let place = ReplyClass::Greylisted.index();
+        assert_eq!((first.deferred_by_class[place], first.failed_by_class[place]), (2, 1));
+        assert_eq!(first.failed_by_class.iter().sum::<u64>(), 1);
         assert_eq!(first.queue.recipients(), 7);
         assert_eq!(first.queue_by_site, vec![("a".into(), 3), ("b".into(), 7)]);
         assert_eq!(first.commit_us.len(), 2);

@@ -4,6 +4,8 @@
 //! fail: what may not stand in a reply line is made visible and long lines are folded. Reading is strict on framing
 //! and liberal in text, keeps a bounded part of what comes, and gives a [`ReplyError`] when the peer talks no SMTP.
 
+pub mod class;
+
 use crate::limits::{PEER_REPLY_LINE_OCTETS_MAX, PEER_REPLY_LINES_MAX, PEER_REPLY_OCTETS_MAX, REPLY_LINE_OCTETS_MAX};
 use std::borrow::Cow;
 use std::fmt;

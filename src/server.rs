@@ -99,6 +99,9 @@ pub enum ServeError {
         /// Why.
         cause: io::Error,
     },
+    /// The operator's rules about replies.
+    #[error(transparent)]
+    Rules(#[from] config::ConfigError),
     /// Tenants and credentials.
     #[error(transparent)]
     Identities(#[from] IdentityError),
@@ -134,7 +137,9 @@ impl ServeError {
             ServeError::Directory(_) => 73,
             ServeError::Ground(_) => 77,
             ServeError::Probe(_) | ServeError::Bind(_) | ServeError::Service { .. } => 69,
-            ServeError::Tls(_) | ServeError::Resolver(_) | ServeError::FilterPassword { .. } => 78,
+            ServeError::Tls(_) | ServeError::Resolver(_) | ServeError::FilterPassword { .. } | ServeError::Rules(_) => {
+                78
+            }
             ServeError::Spool(_) | ServeError::Identities(_) => 74,
             ServeError::Start { .. } => 71,
             ServeError::ShardDied { .. } => 70,
@@ -218,6 +223,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
     let services = Services::bind(config)?;
 
     let mut settings = config::settings::settings(config, services.sandbox_address());
+    settings.classifier = config.classification.classifier()?;
     settings.max_outgoing = settings.max_outgoing.min(machine.outgoing_per_shard(shards));
     let settings = Arc::new(settings);
     let registry = SiteRegistry::new(Arc::clone(&settings), shards);

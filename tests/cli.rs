@@ -68,6 +68,7 @@ fn help_is_given_for_every_command_and_is_no_error() {
         vec!["sandbox", "list", "--help"],
         vec!["certificate", "list", "--help"],
         vec!["spool", "verify", "--help"],
+        vec!["classify", "--help"],
         vec!["send", "--help"],
         vec!["completions", "--help"],
         vec!["man", "--help"],
@@ -100,6 +101,43 @@ fn help_is_given_for_every_command_and_is_no_error() {
     ] {
         assert!(serve.contains(flag), "{flag}");
     }
+}
+
+#[test]
+fn replies_are_classified_with_the_rule_that_decides() {
+    let unknown = ringpost(&["classify", "550 5.1.1 <ann@example.net>: User unknown"]);
+    assert_eq!(code(&unknown), 0, "{}", err(&unknown));
+    let columns: Vec<String> = out(&unknown).split('\t').map(str::to_owned).collect();
+    assert_eq!((&*columns[0], &*columns[1]), ("invalid-recipient", "hard"));
+    assert!(columns[2].starts_with("rule no-such-mailbox (replies.toml:"), "{}", columns[2]);
+    let scratch = Scratch::new("classify");
+    let rules = scratch.file("own.toml", "[[rule]]\nname = \"own\"\nclass = \"quota\"\npatterns = ['user unknown']\n");
+    let config = scratch.file(
+        "ringpost.toml",
+        &format!("[[listener]]\naddress = \"127.0.0.1:25\"\n[classification]\nrules = \"{rules}\"\n"),
+    );
+    let line = "550-5.1.1 user\n550 5.1.1 unknown\n421 4.7.0 try later\n";
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringpost"))
+        .args(["classify", "--json", "--config", &config])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), line.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let answers: Vec<serde_json::Value> =
+        out(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((answers.len(), code(&output)), (2, 0));
+    assert_eq!(
+        (&answers[0]["class"], &answers[0]["rule"], &answers[0]["line"]),
+        (&"quota".into(), &"own".into(), &4.into())
+    );
+    assert_eq!((&answers[1]["class"], &answers[1]["kind"]), (&"temporary-failure".into(), &"soft".into()));
+    assert_eq!(code(&ringpost(&["classify", "250 ok"])), 65);
+    let bad = scratch.file("own.toml", "[[rule]]\nname = \"own\"\nclass = \"quota\"\npatterns = ['(']\n");
+    let checked = ringpost(&["check-config", &config]);
+    assert_eq!(code(&checked), 78);
+    assert!(err(&checked).contains(&format!("{bad}:4:")), "{}", err(&checked));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! hand; docs/CONFIGURATION.md says more.
 
 use super::certificate::CertificateCommand;
+use super::classify::ClassifyArgs;
 use super::domain::DomainCommand;
 use super::identity_args::{CredentialCommand, TenantCommand};
 use super::shaping::ShapingArgs;
@@ -95,6 +96,8 @@ pub enum Command {
         #[command(subcommand)]
         command: SandboxCommand,
     },
+    /// Say what replies of mail servers mean: class, kind and the rule that decides
+    Classify(ClassifyArgs),
     /// Examine a spool directory
     Spool {
         /// What to do.

@@ -6,6 +6,7 @@
 
 mod args;
 mod certificate;
+mod classify;
 mod client;
 mod documents;
 mod domain;
@@ -114,6 +115,7 @@ fn dispatch(cli: Cli, program: &str) -> Result<u8, Failure> {
         args::Command::Certificate { command } => certificate::certificate(command),
         args::Command::Shaping(shaping_args) => shaping::run(&shaping_args),
         args::Command::Sandbox { command } => sandbox::run(command),
+        args::Command::Classify(classify_args) => classify::run(&classify_args),
         args::Command::Spool { command } => spool::run(command),
         args::Command::Send(send_args) => send::run(*send_args),
         args::Command::Completions { shell } => documents::completions(shell),

@@ -119,6 +119,9 @@ fn show(id: &str, json: bool, target: &Target) -> Result<u8, Failure> {
         if let Some(next) = &recipient.next {
             writeln!(out, "    next   {next}")?;
         }
+        if let Some(class) = &recipient.class {
+            writeln!(out, "    class  {}", sanitised(class))?;
+        }
         writeln!(out, "    why    {}", sanitised(&recipient.why))?;
     }
     Ok(exit::OK)

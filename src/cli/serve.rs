@@ -46,10 +46,14 @@ pub fn check_config(file: &Path) -> Result<u8, Failure> {
     use std::io::Write;
     let config = Config::load(file)?;
     let certificates = check_files(&config).map_err(|problem| Config::locate(file, problem))?;
+    let classifier = config.classification.classifier()?;
     let out = &mut std::io::stdout().lock();
     writeln!(out, "ok\n{}", config.summary())?;
     for line in certificates {
         writeln!(out, "{line}")?;
+    }
+    if let Some(rules) = &config.classification.rules {
+        writeln!(out, "rules      {}, {} patterns with the shipped ones", rules.display(), classifier.patterns())?;
     }
     Ok(exit::OK)
 }

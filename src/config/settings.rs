@@ -5,6 +5,7 @@ use super::filter::filters_of;
 use super::listener::{ListenerKind, ListenerSection, ListenerTls};
 use super::read::{DomainRule, HelloCheck};
 use super::route::{RouteSection, TargetKey};
+use crate::policy::classify::Classifier;
 use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
@@ -76,6 +77,8 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
         listeners: config.listener.iter().flat_map(|listener| listeners(config, listener, &hostname)).collect(),
         routes: complete_routes(config).iter().map(|section| route(section, &hostname, sandbox)).collect(),
         shaping: config.shaping.rules(),
+        // Those with the operator's rules take its place at the start.
+        classifier: Classifier::shipped(),
         schedule: RetrySchedule {
             first: config.retry.first,
             factor: config.retry.factor,

@@ -447,6 +447,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[[route]]`", "[[route]]"),
         ("### `[route.timeouts]`", "[[route]]\n[route.timeouts]"),
         ("### `[shaping]`", "[shaping]"),
+        ("### `[classification]`", "[classification]"),
         ("### `[retry]`", "[retry]"),
         ("### `[limits]`", "[limits]"),
         ("### `[admin]`", "[admin]"),

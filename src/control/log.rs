@@ -234,6 +234,10 @@ fn attempt_fields(facts: &AttemptFacts, field: Field<'_>) {
     if let Some(tls) = facts.tls {
         field("tls", Value::Text(tls));
     }
+    if let Some(meaning) = facts.meaning {
+        field("class", Value::Text(meaning.class.name()));
+        field("kind", Value::Text(meaning.kind.name()));
+    }
     field("reply", Value::Text(&facts.reply));
 }
 
@@ -334,6 +338,7 @@ pub fn sanitised(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reply::class::{BounceKind, Meaning, ReplyClass};
 
     fn facts(reply: &str) -> AttemptFacts {
         AttemptFacts {
@@ -343,6 +348,7 @@ mod tests {
             site: "mx.dest.test".into(),
             remote: Some("mx.dest.test [192.0.2.1]:25".into()),
             reply: reply.into(),
+            meaning: None,
             attempt: 1,
             age_ms: 120,
             took_ms: 30,
@@ -366,13 +372,15 @@ mod tests {
 
     #[test]
     fn a_line_of_json_has_the_same_keys() {
-        let event = Event::Deferred { facts: facts("451 later"), next: AT };
+        let meaning = Some(Meaning { class: ReplyClass::Greylisted, kind: BounceKind::Soft });
+        let event = Event::Deferred { facts: AttemptFacts { meaning, ..facts("451 later") }, next: AT };
         let line = format_line(LogFormat::Json, AT, Some(1), &event);
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json["event"], "deferred");
         assert_eq!(json["level"], "warn");
         assert_eq!(json["shard"], 1);
         assert_eq!(json["to"], "ann@dest.test");
+        assert_eq!((&json["class"], &json["kind"]), (&"greylisted".into(), &"soft".into()));
         assert_eq!(json["next"], "2026-11-24T18:20:00.123Z");
         let human = format_line(LogFormat::Human, AT, Some(1), &event);
         for key in json.as_object().unwrap().keys() {

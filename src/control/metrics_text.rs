@@ -5,6 +5,7 @@ use super::certificates::CertificateFigures;
 use super::identities::hashes_computed;
 use crate::metrics::{ShardMetrics, Times};
 use crate::policy::admission::Refusal;
+use crate::reply::class::ReplyClass;
 use std::fmt::Write;
 
 /// The media type of the answer.
@@ -141,6 +142,14 @@ fn counters(text: &mut String, total: &ShardMetrics) {
     header(text, "ringpost_recipients_done_total", "counter", "Recipients that are done, by disposition");
     for (disposition, value) in outcomes {
         let _ = writeln!(text, "ringpost_recipients_done_total{{disposition=\"{disposition}\"}} {value}");
+    }
+    header(text, "ringpost_failed_replies_total", "counter", "Recipients put off or failed, by the class of the reply");
+    for class in ReplyClass::ALL {
+        let (name, place) = (class.name(), class.index());
+        for (outcome, value) in [("deferred", total.deferred_by_class[place]), ("failed", total.failed_by_class[place])]
+        {
+            let _ = writeln!(text, "ringpost_failed_replies_total{{class=\"{name}\",outcome=\"{outcome}\"}} {value}");
+        }
     }
     let verdicts = [
         ("passed", total.filtered_passed),

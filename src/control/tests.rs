@@ -46,6 +46,7 @@ fn summary(id: u64, shard: u8) -> MessageSummary {
         attempts: 1,
         next: None,
         site: None,
+        class: None,
         why: "451 later".into(),
     };
     MessageSummary {
@@ -355,6 +356,7 @@ async fn events_are_logged_and_names_looked_up_for_all_who_ask() {
         site: "x".into(),
         remote: None,
         reply: "550 no".into(),
+        meaning: None,
         attempt: 1,
         age_ms: 1,
         took_ms: 1,

@@ -1,8 +1,10 @@
-//! What is allowed: who may log in, who may relay, how often clients may connect and how many sessions may be open. Pure decisions on values; nothing is sent,
+//! What is allowed: who may log in, who may relay, how often clients may connect and how many sessions may be open; and what
+//! the replies of others mean. Pure decisions on values; nothing is sent,
 //! stored or read from a clock here.
 
 pub mod admission;
 pub mod charge;
+pub mod classify;
 pub mod connection_rate;
 pub mod dkim;
 pub mod domain;

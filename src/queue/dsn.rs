@@ -13,6 +13,7 @@ use crate::id::MessageId;
 use crate::limits::{DSN_DIAGNOSTIC_OCTETS_MAX, DSN_RETURNED_HEADERS_OCTETS_MAX, DSN_RETURNED_OCTETS_MAX};
 use crate::policy::trace::Date;
 use crate::queue::dsn_text::{advice, clean, copy_lines, field, fold, wrap};
+use crate::reply::class::Meaning;
 use crate::reply::{EnhancedCode, Reply};
 
 /// What happened to a recipient (RFC 3464 2.3.3).
@@ -84,6 +85,8 @@ pub struct ReportedRecipient<'a> {
     pub remote: Option<&'a str>,
     /// The peer's reply, or our own words.
     pub reply: &'a Reply,
+    /// What that means, if it was found out.
+    pub meaning: Option<Meaning>,
     /// When it was last tried.
     pub last_attempt: UnixTime,
     /// For a delay: when the attempts end.
@@ -336,6 +339,11 @@ fn recipient_fields(recipient: &ReportedRecipient<'_>, utf8: bool, out: &mut Str
         None => "x-ringpost",
     };
     fold(out, "Diagnostic-Code", &format!("{kind}; {}", diagnostic(recipient.reply, utf8)));
+    // Fields of our own may follow those of the standard (RFC 3464 2.4, 2.3.10).
+    if let Some(Meaning { class, kind }) = recipient.meaning {
+        field(out, "X-Ringpost-Class", class.name());
+        field(out, "X-Ringpost-Kind", kind.name());
+    }
     fold(out, "Last-Attempt-Date", &Date(recipient.last_attempt).to_string());
     if let Some(until) = recipient.will_retry_until.filter(|_| recipient.action == Action::Delayed) {
         fold(out, "Will-Retry-Until", &Date(until).to_string());
@@ -368,6 +376,7 @@ fn bounded(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reply::class::{BounceKind, ReplyClass};
     use proptest::prelude::*;
 
     const ORIGINAL: &[u8] = b"From: a@example.org\r\nSubject: hello\r\n\r\nbody\r\n.dots\r\nend";
@@ -385,6 +394,7 @@ mod tests {
             status: (5, 1, 1),
             remote: Some("mx.example.net [192.0.2.1]:25"),
             reply,
+            meaning: None,
             last_attempt: NOW,
             will_retry_until: None,
         }
@@ -480,6 +490,7 @@ mod tests {
         let reply = reply();
         let mut bob = recipient("bob@example.net", Action::Failed, &reply);
         bob.orcpt = Some("rfc822;robert+2Bx@example.com");
+        bob.meaning = Some(Meaning { class: ReplyClass::InvalidRecipient, kind: BounceKind::Hard });
         let report = Report { envid: Some("QQ+2B314"), ..report(vec![bob]) };
         let dsn = compose(&report);
         assert!(!dsn.eight_bit && !dsn.smtputf8);
@@ -511,6 +522,8 @@ mod tests {
             ("status", "5.1.1"),
             ("remote-mta", "dns; mx.example.net"),
             ("diagnostic-code", "smtp; 550 5.1.1 No such user / here"),
+            ("x-ringpost-class", "invalid-recipient"),
+            ("x-ringpost-kind", "hard"),
             ("last-attempt-date", "Mon, 21 Sep 2026 14:13:20 +0000"),
         ];
         for (name, expected) in fields {

@@ -28,6 +28,7 @@ pub mod view;
 use crate::clock::{Instant, Now, UnixTime};
 use crate::id::MessageId;
 use crate::limits;
+use crate::reply::class::ReplyClass;
 use destination::{Destinations, Group, SiteCounts};
 use recipient_state::{Step, next};
 use retry::RetrySchedule;
@@ -433,10 +434,11 @@ impl Queue {
         }
     }
 
-    /// Keeps the last reply about a recipient, for those who ask why it waits.
-    pub fn note_reply(&mut self, slot: Slot, recipient: u16, reply: LastReply) {
+    /// Keeps the last reply about a recipient and its class, for those who ask why it waits.
+    pub fn note_reply(&mut self, slot: Slot, recipient: u16, reply: LastReply, class: Option<ReplyClass>) {
         if let Some(recipient) = self.recipient_mut(slot, recipient) {
             recipient.last_reply = reply;
+            recipient.class = class.map_or(0, |class| class.index() as u8 + 1);
         }
     }
 

@@ -110,6 +110,8 @@ pub(super) struct Recipient {
     pub state: State,
     pub flags: u8,
     pub notify: Notify,
+    /// What the last reply meant: the class's place plus one, 0 for none.
+    pub class: u8,
 }
 
 const _: () = assert!(size_of::<Recipient>() == 24);

@@ -14,6 +14,7 @@ use crate::address::Address;
 use crate::clock::UnixTime;
 use crate::envelope::{Body, Notify, Ret};
 use crate::id::MessageId;
+use crate::reply::class::ReplyClass;
 use std::time::Duration;
 
 impl Queue {
@@ -160,6 +161,12 @@ impl<'a> MessageView<'a> {
     /// The last reply about it; [`LastReply::NONE`] before the first, and after a restart.
     pub fn last_reply(&self, recipient: u16) -> LastReply {
         self.recipient(recipient).map_or(LastReply::NONE, |recipient| recipient.last_reply)
+    }
+
+    /// The class of that reply, if it was no success.
+    pub fn last_class(&self, recipient: u16) -> Option<ReplyClass> {
+        let place = usize::from(self.recipient(recipient)?.class).checked_sub(1)?;
+        ReplyClass::ALL.get(place).copied()
     }
 
     fn has_flag(&self, place: u16, flag: u8) -> bool {

@@ -188,7 +188,9 @@ fn files(config: &Config, credential_file: Option<&Path>) -> Files {
     readable.extend(credential_file.map(Path::to_owned));
     let oauth = config.oauth.iter().flat_map(OauthSection::files);
     let filters = config.filter.iter().flat_map(FilterSection::files).cloned();
-    for file in super::certificates::files(config).into_iter().chain(oauth.map(Path::to_owned)).chain(filters) {
+    let rules = config.classification.rules.iter().cloned();
+    let others = oauth.map(Path::to_owned).chain(filters).chain(rules);
+    for file in super::certificates::files(config).into_iter().chain(others) {
         readable.extend(directories_of(&file));
     }
     let sockets = config.admin_socket().parent().map(Path::to_owned).into_iter().collect();

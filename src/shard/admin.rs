@@ -178,6 +178,7 @@ impl Core {
                 attempts: message.attempts(recipient),
                 next: (state == State::Scheduled).then(|| message.due(recipient).to_string()),
                 site: site.map(|site| site.permits.name.to_string()),
+                class: message.last_class(recipient).map(|class| class.name().into()),
                 why: self.why_waiting(slot, recipient, now),
             });
         }

@@ -3,6 +3,7 @@
 
 use crate::clock::Instant;
 use crate::reply::Reply;
+use crate::reply::class::Meaning;
 use crate::smtp::client::Stage;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct AttemptOutcome {
     pub from_peer: bool,
     /// The peer will report on delivery itself (it offers DSN).
     pub peer_reports: bool,
+    /// What the reply means, once the message's owner has found that out; none for a success.
+    pub meaning: Option<Meaning>,
 }
 
 /// What an attempt means for a recipient.
@@ -55,6 +58,7 @@ impl AttemptOutcome {
             took: Duration::ZERO,
             from_peer: false,
             peer_reports: false,
+            meaning: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::io::executor::HEARTBEAT;
 use crate::io::handler::{CloseReason, Command, ConnId, Handler, TlsInfo, TlsSide};
 use crate::limits::{DROPS_TOLD_EVERY, MAX_QUEUED_REPORTS, SLOW_TICKS, SWEEP_SHARE};
 use crate::metrics::ShardMetrics;
+use crate::policy::classify::Classifier;
 use crate::policy::identity::Directory;
 use crate::policy::logins::Logins;
 use crate::policy::scram::ScramSource;
@@ -82,6 +83,8 @@ pub struct Core {
     pub(super) shard: u8,
     pub(super) shards: u8,
     pub(super) settings: Arc<Settings>,
+    /// This shard's own copy of the settings' rules.
+    pub(super) classifier: Classifier,
     /// The time of the call under way.
     pub(super) now: Now,
     pub(super) commands: VecDeque<Command<ToShard, Report>>,
@@ -231,6 +234,7 @@ impl Core {
             limit_queues: LimitQueues::default(),
             alarm: Instant::MAX,
             random: seed ^ 0x9e37_79b9_7f4a_7c15,
+            classifier: settings.classifier.clone(),
             settings,
         };
         core.learn_fixed_sites(&permits);

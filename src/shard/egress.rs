@@ -388,6 +388,7 @@ impl Core {
                     took: now.instant.since(work.began),
                     from_peer: matches!(failure.kind, FailureKind::Refused(_) | FailureKind::TlsRefused(_)),
                     peer_reports: false,
+                    meaning: None,
                 };
                 for place in &mut work.outcomes {
                     place.get_or_insert_with(|| outcome.clone());

@@ -343,6 +343,9 @@ pub struct RecipientSummary {
     pub next: Option<String>,
     /// The site, when routed.
     pub site: Option<String>,
+    /// The class of the last reply, when there was one since the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     /// Why it waits: the last reply, the limit or the state that holds it.
     pub why: String,
 }

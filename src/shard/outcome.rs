@@ -8,8 +8,10 @@ use crate::envelope::{Body, Envelope, Notify, Recipient, Ret};
 use crate::event::{AttemptFacts, Event, Severity};
 use crate::id::MessageId;
 use crate::limits::{DETAILS_MAX, DSN_HEAD, DSN_ROOM};
+use crate::policy::classify::Question;
 use crate::queue::dsn::{self, Action};
 use crate::queue::{self, Disposition, LastReply, Settled, Slot};
+use crate::reply::class::Meaning;
 use crate::reply::{EnhancedCode, Reply};
 use crate::shard::attempt::{AttemptOutcome, Verdict};
 use crate::shard::core::Core;
@@ -85,10 +87,11 @@ impl Core {
         &mut self,
         slot: Slot,
         recipient: u16,
-        outcome: AttemptOutcome,
+        mut outcome: AttemptOutcome,
         reports: &mut Vec<Reportable>,
         now: Now,
     ) {
+        outcome.meaning = self.meaning_of(slot, recipient, &outcome);
         let Some(facts) = self.facts(slot, recipient, &outcome, now) else { return };
         let verdict = match outcome.verdict {
             Verdict::Delivered => queue::Verdict::Delivered,
@@ -96,7 +99,8 @@ impl Core {
             Verdict::Deferred { not_before } => queue::Verdict::Deferred { not_before },
             Verdict::Unresolved => queue::Verdict::Unresolved,
         };
-        self.queue.note_reply(slot, recipient, last_reply(&outcome.reply));
+        let class = outcome.meaning.map(|meaning| meaning.class);
+        self.queue.note_reply(slot, recipient, last_reply(&outcome.reply), class);
         let settled = self.queue.settle(slot, recipient, verdict, now);
         self.note_settled(slot, recipient, facts, outcome, settled, reports, now);
     }
@@ -154,15 +158,18 @@ impl Core {
             }
             OutcomeKind::Deferred => {
                 self.metrics.deferred += 1;
+                self.metrics.count_class(facts.meaning, false);
                 self.retained.forget(id);
                 self.event(Event::Deferred { facts, next: next.unwrap_or(now.unix) });
             }
             OutcomeKind::Expired => {
                 self.metrics.expired += 1;
+                self.metrics.count_class(facts.meaning, true);
                 self.event(Event::Expired(facts));
             }
             _ => {
                 self.metrics.bounced += 1;
+                self.metrics.count_class(facts.meaning, true);
                 self.event(Event::Bounced(facts));
             }
         }
@@ -183,6 +190,25 @@ impl Core {
         }
     }
 
+    /// What a failed attempt's reply means. The host is known by its name; where it gave none, by that of its site.
+    fn meaning_of(&self, slot: Slot, recipient: u16, outcome: &AttemptOutcome) -> Option<Meaning> {
+        if outcome.verdict == Verdict::Delivered {
+            return None;
+        }
+        let site = || {
+            let site = self.queue.message(slot).and_then(|message| message.site(recipient));
+            site.and_then(|site| self.sites.get(site)).map_or("", |site| &*site.permits.name)
+        };
+        let name = outcome.remote.as_deref().and_then(|remote| remote.split_once(' ')).map(|(name, _)| name);
+        let question = Question {
+            reply: &outcome.reply,
+            from_peer: outcome.from_peer,
+            stage: outcome.stage,
+            host: name.unwrap_or_else(site),
+        };
+        Some(self.classifier.classify(&question).meaning())
+    }
+
     fn facts(&self, slot: Slot, recipient: u16, outcome: &AttemptOutcome, now: Now) -> Option<AttemptFacts> {
         let message = self.queue.message(slot)?;
         let site = message.site(recipient).and_then(|site| self.sites.get(site));
@@ -193,6 +219,7 @@ impl Core {
             site: site.map_or("", |site| &*site.permits.name).into(),
             remote: outcome.remote.clone(),
             reply: outcome.reply.to_string().into(),
+            meaning: outcome.meaning,
             attempt: message.attempts(recipient).saturating_add(1),
             age_ms: now.unix.since(message.arrived()).as_millis() as u64,
             took_ms: outcome.took.as_millis() as u64,
@@ -356,6 +383,7 @@ impl Core {
                 status: status(report),
                 remote: report.outcome.remote.as_deref().filter(|_| report.outcome.from_peer),
                 reply: &report.outcome.reply,
+                meaning: report.outcome.meaning,
                 last_attempt: now.unix,
                 will_retry_until: (report.action == Action::Delayed)
                     .then(|| message.arrived().after(self.settings.schedule.lifetime)),
@@ -409,7 +437,10 @@ impl Core {
                 .filter(|&recipient| message.notify(recipient).delay())
                 .map(|recipient| {
                     let reply = Reply::new(451, (4, 4, 7), self.why_waiting(slot, recipient, now));
+                    let class = message.last_class(recipient);
+                    let meaning = class.map(|class| Meaning { class, kind: class.kind(false) });
                     let outcome = AttemptOutcome::local(Verdict::Deferred { not_before: None }, reply);
+                    let outcome = AttemptOutcome { meaning, ..outcome };
                     Reportable { recipient, action: Action::Delayed, record: None, attempts: 0, outcome }
                 })
                 .collect();
@@ -498,12 +529,37 @@ fn last_reply(reply: &Reply) -> LastReply {
     LastReply::new(reply.code, enhanced)
 }
 
-/// What the record keeps of an attempt besides its numbers: the peer and its reply, bounded.
+/// What the record keeps of an attempt besides its numbers: the peer, its reply, which may be cut, and what that means.
 fn details(outcome: &AttemptOutcome) -> String {
     let mut text = format!("{}\n{}", outcome.remote.as_deref().unwrap_or(""), outcome.reply);
-    if text.len() > DETAILS_MAX {
-        let end = (0..=DETAILS_MAX).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let meaning = outcome
+        .meaning
+        .map_or(String::new(), |Meaning { class, kind }| format!("\nclass={} kind={}", class.name(), kind.name()));
+    let room = DETAILS_MAX - meaning.len();
+    if text.len() > room {
+        let end = (0..=room).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.truncate(end);
     }
-    text
+    text + &meaning
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::class::{BounceKind, ReplyClass};
+
+    #[test]
+    fn a_record_keeps_what_a_long_reply_means() {
+        let meaning = Meaning { class: ReplyClass::ConnectionsExceeded, kind: BounceKind::Block };
+        let mut outcome = AttemptOutcome::local(Verdict::Failed, Reply::new(550, (5, 0, 0), "é".repeat(400)));
+        outcome.remote = Some("mx.example.net [192.0.2.1]:25".into());
+        outcome.meaning = Some(meaning);
+        let text = details(&outcome);
+        assert!(text.len() <= DETAILS_MAX && text.len() > DETAILS_MAX - 4, "{}", text.len());
+        let lines: Vec<&str> = text.split('\n').collect();
+        assert_eq!((lines.len(), lines[0]), (3, "mx.example.net [192.0.2.1]:25"));
+        assert_eq!(lines[2], "class=connections-exceeded kind=block");
+        outcome.meaning = None;
+        assert_eq!(details(&outcome).split('\n').count(), 2);
+    }
 }

@@ -1,5 +1,6 @@
 //! What a shard is told at its start: the configuration in the form the core uses, checked and complete.
 
+use crate::policy::classify::Classifier;
 use crate::policy::connection_rate::ConnectionRates;
 use crate::policy::relay::RelayPolicy;
 use crate::queue::retry::RetrySchedule;
@@ -21,6 +22,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// What providers and domains tolerate.
     pub shaping: Shaping,
+    /// What the replies of destinations mean.
+    pub classifier: Classifier,
     /// When attempts are made, and for how long.
     pub schedule: RetrySchedule,
     /// Accept, deliver nothing.

@@ -247,6 +247,7 @@ impl Core {
             took,
             from_peer: stage.is_some(),
             peer_reports: outbound.client.peer().dsn(),
+            meaning: None,
         };
         if let Some(place) = work.outcomes.get_mut(index) {
             *place = Some(outcome);

@@ -314,6 +314,7 @@ fn settings(hold: bool, chunking: bool) -> Settings {
         }],
         routes: vec![route("willing", WILLING, chunking), route("waiting", UNWILLING, chunking)],
         shaping: Default::default(),
+        classifier: ringpost::policy::classify::Classifier::shipped(),
         schedule: RetrySchedule::default(),
         hold,
         max_received_headers: 100,

@@ -53,13 +53,16 @@ fn a_refusal_is_reported_to_the_sender_by_the_same_route() {
         "Final-Recipient: rfc822; nobody@dest.test",
         "Action: failed",
         "Status: 5.1.1",
+        "X-Ringpost-Class: invalid-recipient",
+        "X-Ringpost-Kind: hard",
         "lives here",
         "Subject: refused",
     ] {
         assert!(report.contains(part), "{part}:\n{report}");
     }
     assert!(!report.contains("Final-Recipient: rfc822; bob@"), "{report}");
-    relay.wait_event("bounced", &id, "nobody@dest.test");
+    let bounced = relay.wait_event("bounced", &id, "nobody@dest.test");
+    assert_eq!((text(&bounced, "class"), text(&bounced, "kind")), ("invalid-recipient", "hard"));
     relay.wait_log(|event| event["event"] == "dsn" && event["about"] == id.as_str());
     relay.wait_empty();
     assert_eq!(sink.mails().len(), 2);

@@ -95,6 +95,7 @@ fn the_queue_listed_and_acted_on() {
     assert_eq!((&shown["id"], &shown["sender"]), (&json!(id), &json!("ann@origin.test")));
     assert_eq!((&shown["done"], &shown["recipients"][0]["attempts"]), (&json!(1), &json!(1)));
     assert!(text(&shown["recipients"][0], "why").contains("450 4.2.0"), "{shown:#}");
+    assert_eq!(shown["recipients"][0]["class"], "temporary-failure", "{shown:#}");
     let human = relay.command(&["queue", "show", &id]).succeeded().stdout;
     assert!(human.contains("<later@dest.test>") && human.contains("450 4.2.0"), "{human}");
     // Again, by hand, long before it is due.

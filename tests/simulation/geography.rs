@@ -3,6 +3,7 @@
 
 use crate::world::random::Random;
 use ringpost::io::dns::MxHost;
+use ringpost::policy::classify::Classifier;
 use ringpost::policy::relay::{ListenerKind, RelayPolicy};
 use ringpost::queue::retry::RetrySchedule;
 use ringpost::shard::settings::{
@@ -233,6 +234,7 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
         }],
         routes: routes(random),
         shaping: shaping(random),
+        classifier: Classifier::shipped(),
         schedule: RetrySchedule {
             first: Duration::from_secs(random.range(3, 40)),
             factor: 2,
