@@ -78,6 +78,14 @@ pub const IDLE_YIELD: Duration = Duration::from_millis(50);
 pub const CLIENT_AHEAD_TIME: Duration = Duration::from_secs(30);
 /// So many messages a host must have taken on ordinary terms before commands behind a content are tried there.
 pub const AHEAD_TRIAL: u8 = 8;
+/// After a site's limits were cut, or raised, what came of messages under way before says nothing for so long.
+pub const ADAPT_CUT_AGAIN: Duration = Duration::from_secs(10);
+/// Limits are raised by one step in this time.
+pub const ADAPT_RAISE_EVERY: Duration = Duration::from_secs(10);
+/// And not before a provider has not complained for so long.
+pub const ADAPT_QUIET: Duration = Duration::from_secs(30);
+/// However much a provider complains, one message goes in this time.
+pub const ADAPT_STEP_MAX: Duration = Duration::from_secs(60);
 /// Providers, domains and limits of shaping files together: each site is compared with all once.
 pub const SHAPING_ENTRIES_MAX: usize = 10_000;
 /// So many messages a site's only connection carries while other sites wait for room.

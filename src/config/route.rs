@@ -96,6 +96,8 @@ pub struct RouteSection {
     pub idle_timeout: Duration,
     /// How long to wait for the peer, by what is awaited.
     pub timeouts: TimeoutsSection,
+    /// Whether limits follow what destinations say.
+    pub adapt: bool,
     /// Whether the shaping of providers and domains has a say.
     pub shaping: bool,
 }
@@ -123,6 +125,7 @@ impl Default for RouteSection {
             connect_timeout: Duration::from_secs(4),
             idle_timeout: Duration::from_secs(15),
             timeouts: TimeoutsSection::default(),
+            adapt: true,
             shaping: true,
         }
     }

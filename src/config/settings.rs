@@ -239,6 +239,7 @@ fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) ->
         connect_timeout: section.connect_timeout,
         idle_timeout: section.idle_timeout,
         shaped: section.shaping,
+        adapt: section.adapt,
         source: section.source,
     }
 }

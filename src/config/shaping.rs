@@ -84,6 +84,7 @@ struct Keys {
     #[serde(deserialize_with = "read::some")]
     idle_timeout: Option<Duration>,
     timeouts: TimeoutKeys,
+    adapt: Option<bool>,
     #[serde(deserialize_with = "read::some_many")]
     limits: Option<Vec<String>>,
     total: LimitKeys,
@@ -128,7 +129,7 @@ macro_rules! lay_over {
 impl Keys {
     fn lay_over(&mut self, over: Keys) {
         lay_over!(self, over, mx, domains, source, connections, connection_rate, rate, messages_per_connection);
-        lay_over!(self, over, recipients_per_transaction, tls, connect_timeout, idle_timeout, limits);
+        lay_over!(self, over, recipients_per_transaction, tls, connect_timeout, idle_timeout, adapt, limits);
         let (under, times) = (&mut self.timeouts, over.timeouts);
         lay_over!(under, times, banner, hello, mail, rcpt, data, block, final_dot);
         self.total.lay_over(over.total);
@@ -350,6 +351,7 @@ fn tolerance(keys: &Keys, limits: Vec<u32>) -> Tolerance {
         tls: keys.tls.map(Into::into),
         connect_timeout: keys.connect_timeout,
         idle_timeout: keys.idle_timeout,
+        adapt: keys.adapt,
         timeouts: Timeouts {
             banner: times.banner,
             hello: times.hello,

@@ -330,6 +330,7 @@ fn every_key_can_be_set() {
         idle_timeout = "1s"
         connection_rate = "10/1m"
         shaping = false
+        adapt = false
         timeouts = { banner = "10s", hello = "10s", mail = "10s", rcpt = "10s", data = "10s", block = "10s", final_dot = "1m" }
         [[route]]
         target = "mx"

@@ -296,7 +296,8 @@ impl Core {
         let site = outbound.site;
         let spent = self.is_spent(&outbound);
         let poorer = self.poorer_shard(site);
-        let gives_way = spent || poorer.is_some() || self.should_make_room(&outbound);
+        let beyond = self.sites.get(site).is_some_and(|known| known.permits.connections() > known.permits.allowed());
+        let gives_way = spent || beyond || poorer.is_some() || self.should_make_room(&outbound);
         if self.stopping.is_some() || gives_way || self.makes_way(&outbound) {
             if let Some(to) = poorer {
                 outbound.permit.promise(to);
@@ -371,6 +372,9 @@ impl Core {
         let went_ahead = outbound.began_ahead && matches!(failure.stage, Stage::Mail | Stage::Recipient | Stage::Data);
         if went_ahead {
             self.ahead_failed(outbound, &failure);
+        }
+        if let FailureKind::Refused(reply) = &failure.kind {
+            self.connection_refused(outbound.site, &outbound.remote, failure.stage, reply, now);
         }
         if let Some(work) = outbound.work.as_mut() {
             let decided_some = work.outcomes.iter().any(Option::is_some);

@@ -1,4 +1,6 @@
 //! One shard of the relay: pure in itself ([`core::Core`]), run by src/io or by the simulator.
+mod adapting;
+pub mod adaptive;
 pub mod admin;
 mod admission;
 pub mod ahead;

@@ -100,6 +100,13 @@ impl Core {
             Verdict::Unresolved => queue::Verdict::Unresolved,
         };
         let class = outcome.meaning.map(|meaning| meaning.class);
+        if let Some(site) = self.queue.message(slot).and_then(|message| message.site(recipient)) {
+            match class {
+                None => self.site_took(site, now),
+                Some(class) if outcome.from_peer => self.site_replied(site, class, &outcome.reply, now),
+                Some(_) => {}
+            }
+        }
         self.queue.note_reply(slot, recipient, last_reply(&outcome.reply), class);
         let settled = self.queue.settle(slot, recipient, verdict, now);
         self.note_settled(slot, recipient, facts, outcome, settled, reports, now);

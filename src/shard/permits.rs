@@ -7,8 +7,9 @@
 use crate::clock::Instant;
 use crate::io::dns::MxHost;
 use crate::limits::MAX_SITES;
+use crate::shard::adaptive::Adaptive;
 use crate::shard::gcra::Gcra;
-use crate::shard::settings::{Settings, Target};
+use crate::shard::settings::{Rate, Settings, Target};
 use crate::shard::shaping::{Entries, Shape};
 use crate::shard::shared_limit::SharedLimit;
 use crate::shard::waiting_shards::WaitingShards;
@@ -29,6 +30,8 @@ pub struct SitePermits {
     pub shape: Shape,
     /// The limits that it shares with other sites.
     pub shared: Box<[Arc<SharedLimit>]>,
+    /// What the provider bears of it at present.
+    pub adaptive: Adaptive,
     connections: AtomicU32,
     openings: Gcra,
     transactions: Gcra,
@@ -66,6 +69,7 @@ impl SitePermits {
             route,
             shape,
             shared,
+            adaptive: Adaptive::default(),
             connections: AtomicU32::new(0),
             openings: Gcra::default(),
             transactions: Gcra::default(),
@@ -77,7 +81,7 @@ impl SitePermits {
     /// Takes a place for one connection of `shard` and the right to open it, if the site and all limits that it shares have
     /// one now.
     pub fn connect(self: &Arc<Self>, shard: u8, now: Instant) -> Result<ConnectionPermit, Busy> {
-        let most = self.shape.limits.connections;
+        let most = self.allowed();
         self.connections
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1))
             .map_err(|_| Busy::Connections)?;
@@ -90,6 +94,16 @@ impl SitePermits {
         self.take_opening(now).inspect_err(|_| self.free_places(self.shared.len()))?;
         self.held[usize::from(shard)].fetch_add(1, Ordering::AcqRel);
         Ok(ConnectionPermit { site: Arc::clone(self), shard })
+    }
+
+    /// Connections that it may have at present.
+    pub fn allowed(&self) -> u32 {
+        self.adaptive.connections(self.shape.limits.connections)
+    }
+
+    /// Its own rate of transactions at present.
+    pub fn rate(&self) -> Option<Rate> {
+        self.adaptive.rate(self.shape.limits.rate)
     }
 
     /// Gives back the site's own place, and those of the first so many limits that it shares.
@@ -126,7 +140,7 @@ impl SitePermits {
     /// Takes the right to begin one transaction, here and under all limits that the site shares, or says what has to be
     /// waited for. The first call after a start finds no credit but the one transaction.
     pub fn begin_transaction(&self, now: Instant) -> Result<(), Busy> {
-        let own = self.shape.limits.rate;
+        let own = self.rate();
         own.map_or(Ok(()), |rate| self.transactions.take(rate, now)).map_err(Busy::Until)?;
         for (taken, limit) in self.shared.iter().enumerate() {
             if let Err(at) = limit.take_transaction(now) {
@@ -139,7 +153,7 @@ impl SitePermits {
 
     /// When the next transaction may begin by the site's own rate, if not now. Takes nothing.
     pub fn next_transaction(&self, now: Instant) -> Option<Instant> {
-        self.transactions.next(self.shape.limits.rate?, now)
+        self.transactions.next(self.rate()?, now)
     }
 
     /// When the next connection may be opened by the site's own rate, if not now. Takes nothing.
@@ -154,7 +168,7 @@ impl SitePermits {
 
     fn return_transactions(&self, shared: usize) {
         self.shared[..shared].iter().for_each(|limit| limit.return_transaction());
-        if let Some(rate) = self.shape.limits.rate {
+        if let Some(rate) = self.rate() {
             self.transactions.give_back(rate);
         }
     }
@@ -323,7 +337,7 @@ impl SiteRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::settings::{Rate, SiteLimits};
+    use crate::shard::settings::SiteLimits;
     use crate::shard::shaping::LimitSpec;
     use crate::smtp::client::{ClientConfig, ClientTimeouts, TlsUse};
     use std::time::Duration;
@@ -355,6 +369,7 @@ mod tests {
             client: Arc::new(client),
             connect_timeout: times.0,
             idle_timeout: times.1,
+            adapt: true,
             shared: Vec::new(),
         }
     }

@@ -94,6 +94,8 @@ pub struct Route {
     pub limits: SiteLimits,
     /// Whether shaping has a say.
     pub shaped: bool,
+    /// Whether limits follow what destinations say.
+    pub adapt: bool,
     /// How connections speak.
     pub client: Arc<ClientConfig>,
     /// After how long a connection attempt counts as failed.

@@ -79,6 +79,8 @@ pub struct Tolerance {
     pub idle_timeout: Option<Duration>,
     /// How long to wait for the peer.
     pub timeouts: Timeouts,
+    /// Whether limits follow what the provider says.
+    pub adapt: Option<bool>,
     /// Places of limits that span sites.
     pub limits: Vec<u32>,
 }
@@ -124,6 +126,8 @@ pub struct Shape {
     pub connect_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
+    /// Whether its limits follow what the provider says.
+    pub adapt: bool,
     /// Places of the limits that it shares with other sites, each once.
     pub shared: Vec<u32>,
 }
@@ -171,6 +175,7 @@ impl Shape {
             client: Arc::clone(&route.client),
             connect_timeout: route.connect_timeout,
             idle_timeout: route.idle_timeout,
+            adapt: route.adapt,
             shared: Vec::new(),
         }
     }
@@ -185,6 +190,7 @@ impl Shape {
             said.recipients_per_transaction.unwrap_or(limits.recipients_per_transaction);
         self.connect_timeout = said.connect_timeout.unwrap_or(self.connect_timeout);
         self.idle_timeout = said.idle_timeout.unwrap_or(self.idle_timeout);
+        self.adapt = said.adapt.unwrap_or(self.adapt);
         for place in &said.limits {
             if !self.shared.contains(place) {
                 self.shared.push(*place);

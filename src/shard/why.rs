@@ -62,7 +62,9 @@ impl Core {
         let ready = self.queue.ready_count(site);
         if let Some(at) = known.permits.next_transaction(now.instant) {
             let wait = at.since(now.instant).as_millis();
-            return format!("site {name}: its rate allows the next message in {wait} ms; {ready} are ready");
+            let slower =
+                if known.permits.adaptive.is_cut() { ", slowed down after complaints of its own," } else { "" };
+            return format!("site {name}: its rate{slower} allows the next message in {wait} ms; {ready} are ready");
         }
         match known.permits.is_narrow(self.shards).then(|| known.permits.owner(self.shards)) {
             Some(owner) if owner != self.shard => {
@@ -100,7 +102,7 @@ impl Core {
             let wait = at.since(now.instant).as_millis();
             return Some(format!("site {name}: its rate allows the next connection in {wait} ms; {ready} are ready"));
         }
-        let limit = known.permits.shape.limits.connections;
+        let limit = known.permits.allowed();
         (known.permits.connections() >= limit && ready > 0)
             .then(|| format!("site {name}: all {limit} connections are in use, {ready} ready"))
     }

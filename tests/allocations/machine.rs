@@ -359,6 +359,7 @@ fn route(name: &str, host: IpAddr, chunking: bool) -> Route {
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(3_600),
         shaped: false,
+        adapt: true,
         source: None,
     }
 }

@@ -353,6 +353,7 @@ fn route(
         connect_timeout: seconds(5),
         idle_timeout: seconds(random.range(1, 20)),
         shaped: true,
+        adapt: true,
         source: None,
     }
 }
