@@ -306,6 +306,10 @@ impl Core {
             return spent;
         }
         if !self.has_work(site) && outbound.ahead.is_none() {
+            if self.is_better_given_up(&outbound) {
+                self.quit(outbound, now);
+                return false;
+            }
             self.go_idle(outbound, now);
             return false;
         }

@@ -170,6 +170,12 @@ impl Core {
         known.permits.shared.iter().any(|limit| limit.should_make_way(outbound.carried, known.open))
     }
 
+    /// Whether a connection that has no work ends at once, since sites wait for a limit that it is under.
+    pub(super) fn is_better_given_up(&self, outbound: &Outbound) -> bool {
+        let Some(known) = self.sites.get(outbound.site()) else { return false };
+        known.permits.shared.iter().any(|limit| limit.is_wanted() && !limit.has_place() && limit.give_up_one())
+    }
+
     /// At every tick: what was not told is found out.
     pub(super) fn look_at_limits(&mut self, now: Now) {
         if self.limit_queues.waiting.is_empty() {
@@ -183,6 +189,8 @@ impl Core {
                 && !waiting.limit.has_place()
             {
                 waiting.limit.want();
+                let limit = Arc::clone(&waiting.limit);
+                self.end_idle_of(&limit);
             }
             self.limit_queues.note_due(place);
         }
