@@ -13,6 +13,7 @@ pub mod check;
 pub mod error;
 pub mod filter;
 pub mod oauth;
+pub mod outbound_tls;
 pub mod overrides;
 pub mod read;
 pub mod sections;
@@ -25,6 +26,7 @@ pub use check::Problem;
 pub use error::ConfigError;
 pub use filter::FilterSection;
 pub use oauth::OauthSection;
+pub use outbound_tls::OutboundTlsSection;
 pub use overrides::Overrides;
 pub use sections::{
     AdminSection, ClientCertificates, DnsSection, LimitsSection, ListenerKind, ListenerSection, ListenerTls,
@@ -68,6 +70,8 @@ pub struct Config {
     pub filter: Vec<FilterSection>,
     /// Where mail goes: the first that fits a recipient's domain is taken.
     pub route: Vec<RouteSection>,
+    /// TLS of all deliveries.
+    pub outbound_tls: OutboundTlsSection,
     /// When it is tried again.
     pub retry: RetrySection,
     /// What clients may use.

@@ -2,10 +2,10 @@
 //! the same for operators, and a test compares the keys. What keys mean together is checked in check.rs.
 
 use super::AcmeSection;
+use super::outbound_tls::{TlsOptions, TlsUseKey};
 use super::read::{self, DomainRule, HelloCheck, NameServer};
 use crate::control::log::{LogFormat, LogLevel};
 use crate::shard::settings::{NextHop, Rate};
-use crate::smtp::client::TlsUse;
 use crate::smtp::sasl::Mechanism;
 use crate::smtp::server::BareNewlines;
 use ipnet::IpNet;
@@ -256,29 +256,6 @@ pub enum TargetKey {
     Sandbox,
 }
 
-/// How a route uses TLS.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TlsUseKey {
-    /// In clear.
-    Never,
-    /// Encrypted where offered.
-    #[default]
-    Opportunistic,
-    /// Encrypted or not at all.
-    Required,
-}
-
-impl From<TlsUseKey> for TlsUse {
-    fn from(key: TlsUseKey) -> TlsUse {
-        match key {
-            TlsUseKey::Never => TlsUse::Never,
-            TlsUseKey::Opportunistic => TlsUse::Opportunistic,
-            TlsUseKey::Required => TlsUse::Required,
-        }
-    }
-}
-
 /// `[[route]]`: where the mail of some domains goes, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -328,6 +305,8 @@ pub struct RouteSection {
     pub idle_timeout: Duration,
     /// How long to wait for the peer, by what is awaited.
     pub timeouts: TimeoutsSection,
+    /// More of how TLS is used.
+    pub tls_options: TlsOptions,
 }
 
 impl Default for RouteSection {
@@ -352,6 +331,7 @@ impl Default for RouteSection {
             connect_timeout: Duration::from_secs(4),
             idle_timeout: Duration::from_secs(15),
             timeouts: TimeoutsSection::default(),
+            tls_options: TlsOptions::default(),
         }
     }
 }

@@ -3,12 +3,15 @@
 
 pub mod admission;
 pub mod connection_rate;
+pub mod dane;
 pub mod dkim;
 pub mod domain;
 pub mod headers;
 pub mod identity;
 pub mod lockout;
 pub mod logins;
+pub mod mta_sts;
+pub mod outbound_tls;
 pub mod quota;
 pub mod relay;
 pub mod scram;

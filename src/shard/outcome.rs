@@ -191,6 +191,7 @@ impl Core {
             age_ms: now.unix.since(message.arrived()).as_millis() as u64,
             took_ms: outcome.took.as_millis() as u64,
             tls: outcome.tls,
+            tls_policy: outcome.tls_policy,
         })
     }
 

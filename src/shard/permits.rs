@@ -7,8 +7,10 @@
 use crate::clock::Instant;
 use crate::io::dns::MxHost;
 use crate::limits::{MAX_SHARDS, MAX_SITES};
-use crate::shard::settings::{Rate, Settings, SiteLimits, Target};
+use crate::policy::outbound_tls::TlsRule;
+use crate::shard::settings::{Rate, Route, Settings, SiteLimits, Target};
 use foldhash::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -26,12 +28,19 @@ pub struct SitePermits {
     pub route: usize,
     /// What it tolerates.
     pub limits: SiteLimits,
-    connections: AtomicU32,
-    /// The theoretical arrival time of the generic cell rate algorithm (ITU-T I.371), in nanoseconds.
-    next_free: AtomicU64,
+    used: Arc<Used>,
     waiting: [AtomicU64; WAITING_WORDS],
     /// Connections by shard.
     held: Box<[AtomicU32]>,
+}
+
+/// What is used of a site's limits. Sites of the same hosts share it, which differ only in what TLS must prove there: a
+/// provider's limits hold for all of them together.
+#[derive(Debug, Default)]
+struct Used {
+    connections: AtomicU32,
+    /// The theoretical arrival time of the generic cell rate algorithm (ITU-T I.371), in nanoseconds.
+    next_free: AtomicU64,
 }
 
 impl SitePermits {
@@ -42,8 +51,7 @@ impl SitePermits {
             name,
             route,
             limits,
-            connections: AtomicU32::new(0),
-            next_free: AtomicU64::new(0),
+            used: Arc::default(),
             waiting: std::array::from_fn(|_| AtomicU64::new(0)),
             held: (0..shards).map(|_| AtomicU32::new(0)).collect(),
         }
@@ -51,7 +59,8 @@ impl SitePermits {
 
     /// Takes a place for one connection of `shard`, if the site has one left.
     pub fn connect(self: &Arc<Self>, shard: u8) -> Option<ConnectionPermit> {
-        self.connections
+        self.used
+            .connections
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
                 (open < self.limits.connections).then_some(open + 1)
             })
@@ -69,7 +78,7 @@ impl SitePermits {
 
     /// Connections of all shards.
     pub fn connections(&self) -> u32 {
-        self.connections.load(Ordering::Acquire)
+        self.used.connections.load(Ordering::Acquire)
     }
 
     /// Takes the right to begin one transaction, or says when to ask again. Spacing and burst are those of
@@ -78,7 +87,7 @@ impl SitePermits {
         let Some(rate) = self.limits.rate else { return Ok(()) };
         let (step, tolerance) = spacing(rate);
         let now = now.as_nanos();
-        let taken = self.next_free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |next_free| {
+        let taken = self.used.next_free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |next_free| {
             if next_free == 0 {
                 // The first use: as if the whole burst had just been spent.
                 return Some(now + step + tolerance);
@@ -95,7 +104,7 @@ impl SitePermits {
     /// When the next transaction may begin, if not now. Takes nothing.
     pub fn next_transaction(&self, now: Instant) -> Option<Instant> {
         let (_, tolerance) = spacing(self.limits.rate?);
-        let next_free = self.next_free.load(Ordering::Acquire);
+        let next_free = self.used.next_free.load(Ordering::Acquire);
         let at = Instant::from_nanos(next_free.saturating_sub(tolerance));
         (at > now).then_some(at)
     }
@@ -104,7 +113,7 @@ impl SitePermits {
     pub fn return_transaction(&self) {
         if let Some(rate) = self.limits.rate {
             let (step, _) = spacing(rate);
-            self.next_free.fetch_sub(step, Ordering::AcqRel);
+            self.used.next_free.fetch_sub(step, Ordering::AcqRel);
         }
     }
 
@@ -212,7 +221,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.site.held[usize::from(self.shard)].fetch_sub(1, Ordering::AcqRel);
-        self.site.connections.fetch_sub(1, Ordering::AcqRel);
+        self.site.used.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -223,13 +232,19 @@ pub struct SiteRegistry {
     shards: u8,
     sites: Vec<Arc<SitePermits>>,
     by_hosts: HashMap<(usize, Box<str>), u32>,
+    used_by_hosts: HashMap<(usize, Box<str>), Arc<Used>>,
 }
 
 impl SiteRegistry {
     /// The sites of the settings' smart hosts, in the order of routes; MX sites come as they are seen.
     pub fn new(settings: Arc<Settings>, shards: u8) -> SiteRegistry {
-        let mut registry =
-            SiteRegistry { settings: Arc::clone(&settings), shards, sites: Vec::new(), by_hosts: HashMap::default() };
+        let mut registry = SiteRegistry {
+            settings: Arc::clone(&settings),
+            shards,
+            sites: Vec::new(),
+            by_hosts: HashMap::default(),
+            used_by_hosts: HashMap::default(),
+        };
         for (index, route) in settings.routes.iter().enumerate() {
             if matches!(route.target, Target::NextHops(_)) {
                 registry.add(index, route.name.clone(), route.limits.clone());
@@ -239,9 +254,19 @@ impl SiteRegistry {
     }
 
     fn add(&mut self, route: usize, name: Box<str>, limits: SiteLimits) -> Arc<SitePermits> {
-        let permits = Arc::new(SitePermits::new(self.sites.len() as u32, name, route, limits, self.shards));
+        let permits = SitePermits::new(self.sites.len() as u32, name, route, limits, self.shards);
+        self.keep(permits)
+    }
+
+    fn keep(&mut self, permits: SitePermits) -> Arc<SitePermits> {
+        let permits = Arc::new(permits);
         self.sites.push(Arc::clone(&permits));
         permits
+    }
+
+    /// What all of it is made from.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The fixed sites, for the shards' start.
@@ -249,15 +274,30 @@ impl SiteRegistry {
         &self.sites
     }
 
-    /// The site that the mail hosts of `domain` make: all domains with the same set of hosts share it. None when no
-    /// route takes the domain, or when [`MAX_SITES`] are known.
+    /// What the route of a domain asks of TLS, and the port of its mail hosts; none where it has none.
+    pub fn tls_rule(&self, domain: &str) -> Option<(&TlsRule, u16)> {
+        match self.settings.routes.iter().find(|route| route.domains.fits(domain))? {
+            Route { target: Target::Mx { port }, tls, .. } => Some((tls, *port)),
+            _ => None,
+        }
+    }
+
+    /// The site that the mail hosts of `domain` make: all domains with the same set of hosts share it, as far as the same is
+    /// asked of TLS there; where not, their sites share the limits. None when no route takes the domain, or when
+    /// [`MAX_SITES`] are known.
     pub fn site_of(&mut self, domain: &str, hosts: &[MxHost]) -> Option<Arc<SitePermits>> {
         let settings = Arc::clone(&self.settings);
         let (index, route) = settings.routes.iter().enumerate().find(|(_, route)| route.domains.fits(domain))?;
-        let mut names: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
+        let mut names: Vec<(&str, &str)> = hosts.iter().map(|host| (&*host.name, host.tls.kind())).collect();
         names.sort_unstable();
         names.dedup();
-        let key = (index, names.join(" ").into_boxed_str());
+        let joined = |texts: Vec<&str>| (index, texts.join(" ").into_boxed_str());
+        let plain = joined(names.iter().map(|(name, _)| *name).collect());
+        let kinds: BTreeSet<&str> = names.iter().map(|(_, kind)| *kind).filter(|kind| !kind.is_empty()).collect();
+        let key = match kinds.is_empty() {
+            true => plain.clone(),
+            false => joined(names.iter().flat_map(|(name, kind)| [*name, "/", *kind]).collect()),
+        };
         if let Some(&site) = self.by_hosts.get(&key) {
             return Some(Arc::clone(&self.sites[site as usize]));
         }
@@ -265,7 +305,13 @@ impl SiteRegistry {
             return None;
         }
         let name = hosts.iter().min_by_key(|host| (host.preference, &host.name)).map_or(domain, |host| &*host.name);
-        let permits = self.add(index, name.into(), route.limits.clone());
+        let name = match kinds.is_empty() {
+            true => name.into(),
+            false => format!("{name} ({})", kinds.into_iter().collect::<Vec<_>>().join(", ")).into(),
+        };
+        let mut permits = SitePermits::new(self.sites.len() as u32, name, index, route.limits.clone(), self.shards);
+        permits.used = Arc::clone(self.used_by_hosts.entry(plain).or_insert_with(|| Arc::clone(&permits.used)));
+        let permits = self.keep(permits);
         self.by_hosts.insert(key, permits.index);
         Some(permits)
     }

@@ -8,6 +8,7 @@ use crate::clock::{Instant, Now};
 use crate::event::Severity;
 use crate::io::dns::{DnsFailure, Query, Resolution};
 use crate::limits::{MAX_CACHED_DOMAINS, NEGATIVE_DNS_TTL, RESOLVE_AGAIN};
+use crate::policy::outbound_tls::HostTls;
 use crate::queue::{SiteId, Slot};
 use crate::reply::Reply;
 use crate::shard::attempt::{AttemptOutcome, Verdict};
@@ -15,9 +16,10 @@ use crate::shard::core::Core;
 use crate::shard::message::Report;
 use crate::shard::permits::SitePermits;
 use crate::shard::settings::{HostSpec, Target};
+use crate::shard::site::HostAddress;
 use foldhash::HashMap;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What the shard knows of a domain.
@@ -197,6 +199,9 @@ impl Core {
                 Verdict::Failed,
                 Reply::new(556, (5, 1, 10), format!("The domain {domain} says that it takes no mail (null MX)")),
             ),
+            DnsFailure::Policy(what) => {
+                AttemptOutcome::local(Verdict::Unresolved, Reply::new(451, (4, 7, 5), what.clone()))
+            }
             DnsFailure::Temporary(what) => AttemptOutcome::local(
                 Verdict::Unresolved,
                 Reply::new(451, (4, 4, 3), format!("DNS could not be asked for {domain}: {what}")),
@@ -206,14 +211,18 @@ impl Core {
     }
 
     /// The hosts' addresses in the order in which to try them: by preference, equals in random order (RFC 5321 5.1).
-    fn shuffled(&mut self, hosts: &[crate::io::dns::MxHost], port: u16) -> Vec<(Box<str>, SocketAddr)> {
+    fn shuffled(&mut self, hosts: &[crate::io::dns::MxHost], port: u16) -> Vec<HostAddress> {
         let mut order: Vec<(u16, u64, usize)> =
             hosts.iter().enumerate().map(|(index, host)| (host.preference, self.random(), index)).collect();
         order.sort_unstable();
         let mut addresses = Vec::new();
         for (_, _, index) in order {
             let host = &hosts[index];
-            addresses.extend(host.addresses.iter().map(|&address| (host.name.clone(), SocketAddr::new(address, port))));
+            addresses.extend(host.addresses.iter().map(|&address| HostAddress {
+                name: host.name.clone(),
+                address: SocketAddr::new(address, port),
+                tls: host.tls.clone(),
+            }));
         }
         addresses
     }
@@ -240,17 +249,18 @@ impl Core {
     }
 
     /// The addresses of a pool in its order, as far as its names are known.
-    pub(super) fn pool_addresses(&self, route: usize) -> Vec<(Box<str>, SocketAddr)> {
+    pub(super) fn pool_addresses(&self, route: usize) -> Vec<HostAddress> {
         let Target::NextHops(hops) = &self.settings.routes[route].target else { return Vec::new() };
         let mut addresses = Vec::new();
+        let mut add = |name: Box<str>, address: IpAddr, port| {
+            addresses.push(HostAddress { name, address: SocketAddr::new(address, port), tls: HostTls::None });
+        };
         for hop in hops {
             match &hop.host {
-                HostSpec::Address(address) => {
-                    addresses.push((address.to_string().into(), SocketAddr::new(*address, hop.port)));
-                }
+                HostSpec::Address(address) => add(address.to_string().into(), *address, hop.port),
                 HostSpec::Name(name) => {
                     for &address in self.named_hops.get(name).into_iter().flatten() {
-                        addresses.push((name.clone(), SocketAddr::new(address, hop.port)));
+                        add(name.clone(), address, hop.port);
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! What a shard is told at its start: the configuration in the form the core uses, checked and complete.
 
 use crate::policy::connection_rate::ConnectionRates;
+use crate::policy::outbound_tls::TlsRule;
 use crate::policy::relay::RelayPolicy;
 use crate::queue::retry::RetrySchedule;
 use crate::smtp::client::ClientConfig;
@@ -82,6 +83,8 @@ pub struct Route {
     pub target: Target,
     /// The limits of each site of this route.
     pub limits: SiteLimits,
+    /// How TLS is used.
+    pub tls: TlsRule,
     /// How connections speak.
     pub client: Arc<ClientConfig>,
     /// After how long a connection attempt counts as failed.

@@ -118,6 +118,7 @@ fn meaning(subject: u16, detail: u16) -> Option<&'static str> {
         (4, 3) => "DNS could not be asked",
         (4, 4) => "there is no way to the host",
         (4, 5) => "the host is congested",
+        (7, 5) => "what the destination's TLS policy asks for is not met",
         _ => return None,
     })
 }

@@ -142,6 +142,13 @@ impl Client {
         }
     }
 
+    /// The handshake succeeded, and the peer has not shown that it is who it should be: nothing is said to it.
+    pub fn handle_unproven(&mut self, why: &str) {
+        if self.state == State::Handshake {
+            self.fail(FailureKind::Unproven(why.to_owned()));
+        }
+    }
+
     /// Starts a transaction; only after [`ClientEvent::Ready`], and without effect on a client that has failed.
     pub fn begin(&mut self, transaction: Transaction, now: Instant) {
         debug_assert!(self.is_idle() || self.state == State::Over, "a transaction begins only after Ready");

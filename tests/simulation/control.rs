@@ -10,6 +10,7 @@ use crate::world::random::{MS, Ns, S};
 use crate::world::{Event, World};
 use ringpost::event::Event as Fact;
 use ringpost::io::dns::{DnsFailure, MxHost, Query, Resolution};
+use ringpost::policy::outbound_tls::HostTls;
 use ringpost::reply::Reply;
 use ringpost::shard::message::{
     AdminReply, FilterContent, FilterQuestion, FilterVerdict, Passed, Report, ShardState, ToShard,
@@ -124,7 +125,7 @@ impl World {
                 let host = (0..geography.hosts.len()).find(|&host| host_name(host) == *name);
                 let host = host.ok_or(DnsFailure::NoDomain)?;
                 let address = geography.hosts[host].address.ip();
-                Ok(vec![MxHost { preference: 0, name: name.clone(), addresses: vec![address] }])
+                Ok(vec![MxHost { preference: 0, name: name.clone(), tls: HostTls::None, addresses: vec![address] }])
             }
         }
     }
