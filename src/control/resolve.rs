@@ -4,13 +4,13 @@
 //! Bounded: beyond [`MAX_LOOKUPS`] new questions are dropped, and the shards ask again. An answer that finds a
 //! shard's mailbox full waits here and is tried again at every tick.
 
-use super::mta_sts::MtaSts;
+use super::mta_sts::{MtaSts, StsFound};
 use crate::io::dns::{DnsFailure, Query, Resolution, Resolver};
 use crate::io::dnssec::Prover;
 use crate::io::mailbox::Sender;
 use crate::limits::UNMET_POLICY_TTL;
 use crate::policy::mta_sts::{Mode, StsPolicy};
-use crate::policy::outbound_tls::HostTls;
+use crate::policy::outbound_tls::{HostTls, TlsLevel};
 use crate::shard::message::ToShard;
 use crate::shard::permits::{SitePermits, SiteRegistry};
 use foldhash::HashMap;
@@ -43,6 +43,25 @@ fn obey(policy: &StsPolicy, domain: &str, resolution: &mut Resolution) {
     // DANE comes first (RFC 8461 2).
     for host in hosts.iter_mut().filter(|host| host.tls == HostTls::None && policy.names(&host.name)) {
         host.tls = wish.clone();
+    }
+}
+
+/// Keeps the hosts that prove who they are and that the domain is proven to name (RFC 8689 4.2.1).
+fn protect(domain: &str, trouble: Option<String>, resolution: &mut Resolution) {
+    let Ok(hosts) = &mut resolution.result else { return };
+    hosts.retain(|host| matches!(host.tls, HostTls::Named | HostTls::Dane(_)));
+    if hosts.is_empty() {
+        resolution.result = Err(match trouble {
+            // It may have a policy that will do.
+            Some(trouble) => DnsFailure::Policy(format!(
+                "REQUIRETLS was asked for, and the MTA-STS policy of {domain} cannot be had: {trouble}"
+            )),
+            None => DnsFailure::Unprotected(format!(
+                "REQUIRETLS was asked for, and {domain} publishes neither an MTA-STS policy in mode enforce nor TLSA records that \
+                 are looked for and proven"
+            )),
+        });
+        resolution.ttl = resolution.ttl.min(UNMET_POLICY_TTL);
     }
 }
 
@@ -106,9 +125,12 @@ impl ResolveService {
         self.asked.insert(query.clone(), vec![shard]);
         let (resolver, done) = (Arc::clone(&self.resolver), self.done.clone());
         let rule = match &query {
-            Query::Mail(domain) => self.registry.tls_rule(domain).filter(|(rule, _)| rule.asks_destinations()),
+            Query::Mail(domain) | Query::SecureMail(domain) => self.registry.tls_rule(domain),
             Query::Host(_) => None,
         };
+        let operator_names_hosts =
+            rule.is_some_and(|(rule, _)| rule.level == TlsLevel::Verified && !rule.names.is_empty());
+        let rule = rule.filter(|(rule, _)| rule.asks_destinations());
         let mta_sts = self.mta_sts.clone().filter(|_| rule.is_some_and(|(rule, _)| rule.mta_sts));
         let prover = self.prover.clone().zip(rule.filter(|(rule, _)| rule.dane).map(|(_, port)| port));
         tokio::spawn(async move {
@@ -120,15 +142,22 @@ impl ResolveService {
                 }
                 resolution
             };
-            let policy = async {
+            let found = async {
                 match mta_sts {
-                    Some(policies) => policies.find(&domain).await.policy,
-                    None => None,
+                    Some(policies) => policies.find(&domain).await,
+                    None => StsFound::default(),
                 }
             };
-            let (mut resolution, policy) = tokio::join!(hosts, policy);
-            if let Some(policy) = policy {
-                obey(&policy, &domain, &mut resolution);
+            let (mut resolution, found) = tokio::join!(hosts, found);
+            if let Some(policy) = &found.policy {
+                obey(policy, &domain, &mut resolution);
+            }
+            if found.trouble.is_some() {
+                // It is looked at again when the server may be.
+                resolution.ttl = resolution.ttl.min(UNMET_POLICY_TTL);
+            }
+            if matches!(resolution.query, Query::SecureMail(_)) && !operator_names_hosts {
+                protect(&domain, found.trouble, &mut resolution);
             }
             let _ = done.send(resolution);
         });
@@ -140,7 +169,7 @@ impl ResolveService {
         self.lookups += 1;
         self.failures += u64::from(matches!(resolution.result, Err(DnsFailure::Temporary(_))));
         let permits = match (&resolution.query, &resolution.result) {
-            (Query::Mail(domain), Ok(hosts)) => self.registry.site_of(domain, hosts),
+            (Query::Mail(domain) | Query::SecureMail(domain), Ok(hosts)) => self.registry.site_of(domain, hosts),
             _ => None,
         };
         for shard in askers {
@@ -189,6 +218,31 @@ mod tests {
         obey(&policy, "d.test", &mut resolution);
         assert_eq!(resolution.ttl <= UNMET_POLICY_TTL, resolution.result.is_err());
         resolution.result.map(|hosts| hosts.into_iter().map(|host| (host.name.into(), host.tls)).collect())
+    }
+
+    #[test]
+    fn what_must_be_protected_goes_to_proven_hosts_alone() {
+        let protected = |tls: &[HostTls], trouble: Option<&str>| {
+            let hosts = tls.iter().enumerate().map(|(number, tls)| MxHost {
+                preference: 0,
+                name: format!("{number}.test").into(),
+                tls: tls.clone(),
+                addresses: Vec::new(),
+            });
+            let query = Query::SecureMail("d.test".into());
+            let mut resolution = Resolution { query, result: Ok(hosts.collect()), ttl: Duration::from_secs(3600) };
+            protect("d.test", trouble.map(Into::into), &mut resolution);
+            resolution.result.map(|hosts| hosts.len())
+        };
+        let dane = HostTls::Dane(Arc::default());
+        assert_eq!(protected(&[HostTls::None, HostTls::Named, dane, HostTls::Encrypted, HostTls::Tested], None), Ok(2));
+        let none = protected(&[HostTls::None, HostTls::Encrypted, HostTls::Tested], None);
+        assert!(
+            matches!(&none, Err(DnsFailure::Unprotected(text)) if text.contains("d.test publishes neither")),
+            "{none:?}"
+        );
+        let later = protected(&[HostTls::None], Some("no answer"));
+        assert!(matches!(&later, Err(DnsFailure::Policy(text)) if text.contains("no answer")), "{later:?}");
     }
 
     #[test]

@@ -49,6 +49,9 @@ const _: () = assert!(
 pub enum Query {
     /// The mail hosts of a domain (lower case, A-labels).
     Mail(Box<str>),
+    /// The same, for mail whose way must be protected (RFC 8689): hosts that prove who they are, and that are proven to be the
+    /// domain's own.
+    SecureMail(Box<str>),
     /// The addresses of a smart host's name.
     Host(Box<str>),
 }
@@ -57,7 +60,7 @@ impl Query {
     /// The name that is looked up.
     pub fn name(&self) -> &str {
         match self {
-            Query::Mail(name) | Query::Host(name) => name,
+            Query::Mail(name) | Query::SecureMail(name) | Query::Host(name) => name,
         }
     }
 }
@@ -97,6 +100,8 @@ pub enum DnsFailure {
     Temporary(String),
     /// There are hosts, and the domain's own policy forbids to send to any of them, for this reason.
     Policy(String),
+    /// There are hosts, and none that the sender's wish for protection allows, for this reason.
+    Unprotected(String),
 }
 
 /// Whom to ask, and how.
@@ -155,7 +160,7 @@ impl Resolver {
         let turn = self.turns.acquire().await;
         let work = async {
             match &query {
-                Query::Mail(domain) => self.mail_hosts(domain).await,
+                Query::Mail(domain) | Query::SecureMail(domain) => self.mail_hosts(domain).await,
                 Query::Host(name) => self.single_host(name).await,
             }
         };

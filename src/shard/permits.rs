@@ -443,4 +443,45 @@ mod tests {
         let moved = four.iter().zip(&five).filter(|(a, b)| a != b).count();
         assert!(moved < 300, "{moved} of 1000 moved");
     }
+
+    #[test]
+    fn sites_of_the_same_hosts_differ_by_policy_and_share_their_limits() {
+        use crate::policy::outbound_tls::HostTls;
+        let text = "[[listener]]\naddress = \"127.0.0.1:25\"\n[[route]]\nconnections = 3\nrate = \"1/1s\"\n";
+        let config = crate::config::Config::parse(text).unwrap();
+        let settings = Arc::new(crate::config::settings::settings(&config, None));
+        let mut registry = SiteRegistry::new(settings, 2);
+        let hosts = |tls: [HostTls; 2]| {
+            let names = ["a.test", "b.test"].into_iter().zip(tls);
+            let host =
+                |(name, tls): (&str, HostTls)| MxHost { preference: 0, name: name.into(), tls, addresses: Vec::new() };
+            names.map(host).collect::<Vec<_>>()
+        };
+        let dane = |octet| {
+            HostTls::Dane(Arc::from([crate::policy::dane::Tlsa {
+                usage: 3,
+                selector: 1,
+                matching: 1,
+                data: [octet; 32].into(),
+            }]))
+        };
+        let mut of = |tls| registry.site_of("d.test", &hosts(tls)).unwrap();
+        let plain = of([HostTls::None, HostTls::None]);
+        let named = of([HostTls::Named, HostTls::Named]);
+        let half = of([dane(1), HostTls::None]);
+        assert_eq!((&*plain.name, &*named.name, &*half.name), ("a.test", "a.test (MTA-STS)", "a.test (DANE)"));
+        // New records are no new site, and neither is a domain of which the same is asked.
+        assert!(
+            Arc::ptr_eq(&half, &of([dane(2), HostTls::None]))
+                && Arc::ptr_eq(&named, &of([HostTls::Named, HostTls::Named]))
+        );
+        assert!(!Arc::ptr_eq(&half, &of([HostTls::None, dane(1)])));
+        let held: Vec<_> = [&plain, &named, &half].into_iter().map(|site| site.connect(0).unwrap()).collect();
+        assert!(plain.connect(1).is_none() && named.connect(1).is_none() && half.connections() == 3);
+        drop(held);
+        assert_eq!((plain.connections(), named.connections()), (0, 0));
+        // The first transaction of either spends what there is for all.
+        let now = Instant::from_nanos(1_000_000_000);
+        assert!(named.begin_transaction(now).is_ok() && plain.begin_transaction(now).is_err());
+    }
 }

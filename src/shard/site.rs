@@ -107,7 +107,8 @@ impl Site {
         Site {
             permits,
             hosts: Vec::new(),
-            hosts_until: Instant::ZERO,
+            // Nothing is known yet, and nothing of it by DNS.
+            hosts_until: Instant::MAX,
             idle: Vec::new(),
             open: 0,
             opening: 0,
@@ -151,6 +152,13 @@ impl Site {
     pub fn addresses(&self) -> Vec<HostAddress> {
         let of = |host: &Host| HostAddress { name: host.name.clone(), address: host.address, tls: host.tls.clone() };
         self.hosts.iter().map(of).collect()
+    }
+
+    /// Whether these are its addresses, with what is asked of TLS there, in whatever order.
+    pub fn is_at(&self, addresses: &[HostAddress]) -> bool {
+        let known =
+            |one: &HostAddress| self.hosts.iter().any(|host| host.address == one.address && host.tls == one.tls);
+        self.hosts.len() == addresses.len() && addresses.iter().all(known)
     }
 
     /// The host with this address, if the site still has it.
@@ -379,7 +387,7 @@ impl Core {
     ) {
         let what = match failure {
             DnsFailure::Temporary(what) => format!("DNS could not be asked for {name}: {what}"),
-            DnsFailure::Policy(what) => what.clone(),
+            DnsFailure::Policy(what) | DnsFailure::Unprotected(what) => what.clone(),
             DnsFailure::NoDomain | DnsFailure::NullMx => format!("the next hop {name} has no address"),
         };
         if self.sites.get(site).is_some_and(|known| known.hosts.is_empty()) {

@@ -155,7 +155,7 @@ impl Client {
         if !self.is_idle() {
             return;
         }
-        let obstacle = transaction.obstacle(&self.peer, self.config.assume_8bitmime);
+        let obstacle = transaction.obstacle(&self.peer, self.secure, self.config.assume_8bitmime);
         let chunking = self.config.chunking && self.peer.chunking();
         let pipelined = self.config.pipelining && self.peer.pipelining();
         let no_recipients = transaction.recipients.is_empty();
@@ -190,7 +190,7 @@ impl Client {
     /// # Errors
     /// Gives the transaction back where it is not possible: the peer lacks what it needs, or it is not the time.
     pub fn begin_ahead(&mut self, transaction: Transaction, trial: bool) -> Result<(), Box<Transaction>> {
-        let obstacle = transaction.obstacle(&self.peer, self.config.assume_8bitmime).is_some();
+        let obstacle = transaction.obstacle(&self.peer, self.secure, self.config.assume_8bitmime).is_some();
         if !self.may_begin_ahead() || obstacle || transaction.recipients.is_empty() {
             return Err(Box::new(transaction));
         }

@@ -505,7 +505,7 @@ impl Session {
         if self.transaction.open {
             return Err(replies::NESTED_MAIL);
         }
-        let mail = parameters::mail(arguments, self.config.offered())?;
+        let mail = parameters::mail(arguments, self.config.offered(self.tls))?;
         // RFC 1870 6.1: refused now, before the content is sent in vain.
         if mail.size.is_some_and(|size| size > self.config.max_message_size) {
             return Err(replies::TOO_BIG);
@@ -537,7 +537,8 @@ impl Session {
         }
         self.transaction.recipient_tried = true;
         let config = &self.config;
-        let recipient = parameters::recipient(arguments, config.offered(), self.transaction.utf8, &config.hostname)?;
+        let recipient =
+            parameters::recipient(arguments, config.offered(self.tls), self.transaction.utf8, &config.hostname)?;
         // RFC 5321 4.5.3.1.10: 452, and what was accepted stays so.
         if self.transaction.recipients >= config.max_recipients {
             return Err(replies::TOO_MANY_RECIPIENTS);

@@ -4,10 +4,11 @@
 use super::dns::NameServer;
 use super::relay::{Directory, Relay, Setup, text};
 use super::sink::{ALL, Sink};
-use super::smtplib::send_one;
+use super::smtplib::{mail, queued_as, send, send_one};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -31,6 +32,27 @@ impl Authority {
     /// The certificate of the authority itself (DER).
     pub fn der(&self) -> Vec<u8> {
         self.0.der().to_vec()
+    }
+
+    /// Files with a certificate for this name and its key.
+    fn files(&self, directory: &Directory, name: &str) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        (directory.file("own.pem", certificate.pem()), directory.secret("own.key", &key.serialize_pem()))
+    }
+
+    /// A server with a certificate for this name, that asks for one of this authority.
+    fn asking_server(&self, name: &str) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).expect("a root");
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("a verifier");
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate").der().clone();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+        Arc::new(config.with_single_cert(vec![certificate], key).expect("they belong together"))
     }
 
     /// A server with a certificate for this name, and that certificate (DER).
@@ -102,6 +124,12 @@ impl PolicyServer {
 
 /// Destinations on one port of 127.0.0.x, for x from 31 on: each with TLS as given, or with none.
 pub fn hosts(tls: &[Option<Arc<ServerConfig>>]) -> Vec<Sink> {
+    let offering: Vec<_> = tls.iter().map(|tls| (tls.clone(), &[][..])).collect();
+    hosts_offering(&offering)
+}
+
+/// The same, each with further extensions.
+fn hosts_offering(tls: &[(Option<Arc<ServerConfig>>, &[&str])]) -> Vec<Sink> {
     let address = |index: usize| Ipv4Addr::new(127, 0, 0, 31 + index as u8);
     for _ in 0..50 {
         let port = super::relay::free_address().port();
@@ -109,8 +137,8 @@ pub fn hosts(tls: &[Option<Arc<ServerConfig>>]) -> Vec<Sink> {
         if !(0..tls.len()).all(free) {
             continue;
         }
-        let host = |(index, tls): (usize, &Option<Arc<ServerConfig>>)| match tls {
-            Some(tls) => Sink::under((address(index).into(), port), Arc::clone(tls)),
+        let host = |(index, (tls, more)): (usize, &(Option<Arc<ServerConfig>>, &[&str]))| match tls {
+            Some(tls) => Sink::under((address(index).into(), port), more, Arc::clone(tls)),
             None => Sink::on((address(index).into(), port), ALL, |_| None),
         };
         return tls.iter().enumerate().map(host).collect();
@@ -127,6 +155,38 @@ fn relay(names: &NameServer, port: u16, more: &str, rest: &str, directory: Direc
 
 fn authorities(directory: &Directory, authority: &Authority) -> PathBuf {
     directory.file("roots.pem", authority.pem())
+}
+
+#[test]
+fn routes_have_a_least_version_and_a_certificate_of_their_own() {
+    let (authority, directory) = (Authority::new(), Directory::new());
+    let (old, asking) = (Sink::of_old_tls(), hosts(&[Some(authority.asking_server("mx.asking.test"))]));
+    let (certificate, key) = authority.files(&directory, "relay.test");
+    let route = |name: &str, sink: &Sink, more: &str| {
+        format!("[[route]]\ndomains = \"{name}.test\"\nnext_hops = \"{}\"\ntls = \"required\"\n{more}\n", sink.address)
+    };
+    let sections = [
+        route("old", &old, ""),
+        route("new", &old, "tls_options = { min_version = \"1.3\" }"),
+        route("shows", &asking[0], &format!("tls_options = {{ certificate = {certificate:?}, key = {key:?} }}")),
+        route("shy", &asking[0], ""),
+    ];
+    let relay = Setup::new().flag("--retry", 1).sections(&sections.concat()).start_in(directory);
+    for (domain, taken) in [("old", true), ("new", false), ("shows", true), ("shy", false)] {
+        let to = format!("bob@{domain}.test");
+        if send_one(&relay, "ann@origin.test", &[&to], b"x\r\n").is_none() {
+            return;
+        }
+        if taken {
+            relay.wait_log(|event| event["event"] == "delivered" && event["to"] == to.as_str());
+        } else {
+            // The peer may close without telling why.
+            put_off(&relay, &to, "");
+        }
+    }
+    assert!(old.wait_for("bob@old.test").tls && asking[0].wait_for("bob@shows.test").tls);
+    assert_eq!((old.mails().len(), asking[0].mails().len()), (1, 1));
+    relay.stop();
 }
 
 /// Waits until a message has been put off for this reason.
@@ -320,5 +380,60 @@ fn servers_of_policies_are_asked_within_bounds() {
         }
     }
     assert_eq!(policies.asked(), 0);
+    relay.stop();
+}
+
+#[test]
+fn mail_that_requires_tls_goes_where_it_is_protected_or_comes_back() {
+    let (authority, directory) = (Authority::new(), Directory::new());
+    let hosts = hosts_offering(&[
+        (Some(authority.server("mx.dest.test").0), &["REQUIRETLS"]),
+        (Some(authority.server("mx.lacks.test").0), &[]),
+    ]);
+    let policies = PolicyServer::start(authority.server("mta-sts.dest.test").0);
+    policies.policy("enforce", &["mx.dest.test"]);
+    let names = NameServer::new()
+        .mx("dest.test", 10, "mx.dest.test")
+        .mx("open.test", 10, "mx.dest.test")
+        .a("mx.dest.test", [127, 0, 0, 31])
+        .a("mta-sts.dest.test", [127, 0, 0, 1]);
+    names.publish("_mta-sts.dest.test", "v=STSv1; id=1");
+    let outbound = format!(
+        "[outbound_tls]\nauthorities = {:?}\npolicy_port = {}\npolicy_networks = \"127.0.0.1/32\"\n[[route]]\n\
+         domains = \"lacks.test\"\nnext_hops = \"127.0.0.32:{port}\"\ntls = \"verified\"\n\
+         tls_options = {{ names = [\"mx.lacks.test\"] }}\n[[route]]\ndomains = \"fixed.test\"\nnext_hops = \"127.0.0.32:{port}\"",
+        authorities(&directory, &authority),
+        policies.address.port(),
+        port = hosts[0].address.port()
+    );
+    let relay =
+        relay(&names, hosts[0].address.port(), "domains = [\"dest.test\", \"open.test\"]", &outbound, directory);
+    let send_to = |to: &str, starttls: bool| {
+        let mut one = mail("", &[to], b"x\r\n");
+        one["mail_options"] = serde_json::json!(["REQUIRETLS"]);
+        send(&relay, vec![one], serde_json::json!({ "starttls": starttls }))
+    };
+    // Where the client itself is in clear there is no such parameter.
+    let Some(refused) = send_to("bob@dest.test", false) else { return };
+    assert_eq!(refused["results"][0][0][0], 555, "{refused}");
+    for (to, outcome, why) in [
+        ("bob@dest.test", "delivered", ""),
+        ("bob@open.test", "bounced", "550 5.7.30 REQUIRETLS was asked for, and open.test publishes neither"),
+        ("bob@lacks.test", "bounced", "550 5.7.30 The host of the recipient does not support REQUIRETLS"),
+        ("bob@fixed.test", "bounced", "550 5.7.30 REQUIRETLS was asked for, and the hosts of the route"),
+    ] {
+        let answer = send_to(to, true).expect("Python is there");
+        let id = queued_as(
+            answer["results"][0].as_array().expect("replies").last().expect("one")[1].as_str().expect("a text"),
+        );
+        let event = relay.wait_event(outcome, &id, to);
+        assert!(text(&event, "reply").contains(why), "{event}");
+    }
+    let arrived = hosts[0].wait_for("bob@dest.test");
+    assert!(arrived.tls && arrived.from.contains(" REQUIRETLS"), "{}", arrived.from);
+    assert!(hosts[1].mails().is_empty());
+    // The same host without the wish.
+    send_one(&relay, "ann@origin.test", &["eve@open.test"], b"x\r\n");
+    assert!(!hosts[0].wait_for("eve@open.test").from.contains("REQUIRETLS"));
     relay.stop();
 }

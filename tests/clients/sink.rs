@@ -89,9 +89,9 @@ impl Sink {
         Sink::listening(at, extensions, Box::new(answers), tls)
     }
 
-    /// On this address, with the usual and TLS as this says.
-    pub fn under(at: (IpAddr, u16), tls: Arc<rustls::ServerConfig>) -> Sink {
-        Sink::listening(at, &[ALL, &["STARTTLS"]].concat(), Box::new(|_| None), Some(tls))
+    /// On this address, with the usual, these and TLS as this says.
+    pub fn under(at: (IpAddr, u16), more: &[&str], tls: Arc<rustls::ServerConfig>) -> Sink {
+        Sink::listening(at, &[ALL, &["STARTTLS"], more].concat(), Box::new(|_| None), Some(tls))
     }
 
     fn listening(

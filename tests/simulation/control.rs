@@ -105,7 +105,9 @@ impl World {
         let ttl =
             Duration::from_secs(if result.is_err() { self.random.range(1, 20) } else { self.random.range(1, 300) });
         let permits = match (&query, &result, &mut self.process) {
-            (Query::Mail(domain), Ok(hosts), Some(process)) => process.registry.site_of(domain, hosts),
+            (Query::Mail(domain) | Query::SecureMail(domain), Ok(hosts), Some(process)) => {
+                process.registry.site_of(domain, hosts)
+            }
             _ => None,
         };
         let permits = permits.map(|permits| self.plant_in_permits(shard, permits));
@@ -116,7 +118,7 @@ impl World {
     fn looked_up(&self, query: &Query) -> Result<Vec<MxHost>, DnsFailure> {
         let geography = &self.plan.geography;
         match query {
-            Query::Mail(domain) => match geography.zones.get(&**domain) {
+            Query::Mail(domain) | Query::SecureMail(domain) => match geography.zones.get(&**domain) {
                 Some(Zone::Site(site)) => Ok(geography.mail_hosts(*site)),
                 Some(Zone::NullMx) => Err(DnsFailure::NullMx),
                 Some(Zone::NoDomain) | None => Err(DnsFailure::NoDomain),
