@@ -16,6 +16,7 @@ pub mod error;
 pub mod filter;
 pub mod listener;
 pub mod oauth;
+pub mod outbound_tls;
 pub mod overrides;
 pub mod read;
 pub mod route;
@@ -32,6 +33,7 @@ pub use error::ConfigError;
 pub use filter::FilterSection;
 pub use listener::{BareNewlinesKey, ClientCertificates, ListenerKind, ListenerSection, ListenerTls};
 pub use oauth::OauthSection;
+pub use outbound_tls::OutboundTlsSection;
 pub use overrides::Overrides;
 pub use route::{RouteSection, TargetKey};
 pub use sections::{
@@ -80,6 +82,8 @@ pub struct Config {
     pub shaping: ShapingSection,
     /// What the replies of destinations mean.
     pub classification: ClassificationSection,
+    /// TLS of all deliveries.
+    pub outbound_tls: OutboundTlsSection,
     /// When it is tried again.
     pub retry: RetrySection,
     /// What clients may use.

@@ -30,7 +30,7 @@ pub struct Envelope {
     pub arrived: UnixTime,
     /// "name [ip]" of the client, for reports and logs; at most 255 octets.
     pub client: Box<str>,
-    /// REQUIRETLS (RFC 8689) was asked for. Reserved: always false.
+    /// REQUIRETLS (RFC 8689) was asked for: the message goes only to hosts that prove who they are and ask the same of the next.
     pub require_tls: bool,
     /// It is a report that this host made itself.
     pub is_dsn: bool,

@@ -42,6 +42,8 @@ pub struct AttemptFacts {
     pub took_ms: u64,
     /// TLS version, when the connection was encrypted.
     pub tls: Option<&'static str>,
+    /// Whose policy of TLS held for the connection, when it was more than to take what is offered.
+    pub tls_policy: Option<&'static str>,
 }
 
 /// What happened.

@@ -118,6 +118,19 @@ pub const ACME_NAMES_MAX: usize = 100;
 pub const CHALLENGE_CONNECTIONS_MAX: usize = 64;
 /// Octets of an answer of an ACME server: a chain of certificates takes some thousand.
 pub const ACME_ANSWER_OCTETS_MAX: usize = 256 * 1024;
+/// The whole of finding a policy of MTA-STS: record, server, policy.
+pub const STS_TIME_MAX: Duration = Duration::from_secs(12);
+const _: () = assert!(STS_TIME_MAX.as_millis() < RESOLVE_AGAIN.as_millis(), "a shard does not ask again meanwhile");
+/// How long a server of policies that gave none is left alone (RFC 8461 3.3: at least five minutes).
+pub const STS_RETRY: Duration = Duration::from_secs(300);
+/// At this age a policy is fetched anew, while it holds on (RFC 8461 10.2).
+pub const STS_REFRESH: Duration = Duration::from_secs(24 * 3600);
+/// Octets of a policy (RFC 8461 3.3 suggests 64 kilobytes).
+pub const STS_POLICY_OCTETS_MAX: usize = 64 * 1024;
+/// Domains whose policies are kept.
+pub const STS_DOMAINS_MAX: usize = 50_000;
+/// How long it is believed that a domain's policy names none of its hosts.
+pub const UNMET_POLICY_TTL: Duration = Duration::from_secs(300);
 /// Octets of a file with one secret: a password, or a key as text.
 pub const SECRET_FILE_OCTETS_MAX: usize = 4096;
 /// Octets that are read of a file with certificates: those of all authorities that a system trusts take a quarter.

@@ -11,6 +11,7 @@ mod directory;
 mod filters;
 mod greeting;
 mod ground;
+mod outbound;
 mod recovery;
 mod services;
 mod tokens;
@@ -491,6 +492,10 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         Some(listener) => Some(tokio::net::TcpListener::from_std(listener).map_err(start("the port for metrics"))?),
         None => None,
     };
+    let dns = dns_config(config);
+    let resolver = Arc::new(Resolver::new(&dns)?);
+    let mta_sts = outbound::mta_sts(config, registry.settings(), &resolver, log)?;
+    let prover = outbound::prover(config, registry.settings(), &dns)?;
     let parts = ControlParts {
         shards: senders,
         inbox,
@@ -503,7 +508,9 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         filters: filters::filters(config)?,
         hostname: config.effective_hostname(),
         spool: config.spool.dir.clone(),
-        resolver: Arc::new(Resolver::new(&dns_config(config))?),
+        mta_sts,
+        prover,
+        resolver,
         log: log.clone(),
         admin: tokio::net::UnixListener::from_std(services.admin).map_err(start("the admin interface"))?,
         monitoring,

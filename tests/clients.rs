@@ -18,6 +18,8 @@ mod auth;
 mod bodies;
 #[path = "clients/certificates.rs"]
 mod certificates;
+#[path = "clients/dane.rs"]
+mod dane;
 #[path = "clients/destinations.rs"]
 mod destinations;
 #[path = "clients/direct.rs"]
@@ -36,6 +38,8 @@ mod nodemailer;
 mod oauth;
 #[path = "clients/operator.rs"]
 mod operator;
+#[path = "clients/outbound_tls.rs"]
+mod outbound_tls;
 #[path = "clients/postfix.rs"]
 mod postfix;
 #[path = "clients/programs.rs"]

@@ -84,6 +84,7 @@ fn message(recipients: usize, content: &Bytes) -> Transaction {
         recipients: (0..recipients).map(recipient).collect(),
         body: Body::SevenBit,
         smtputf8: false,
+        require_tls: false,
         ret: None,
         envid: None,
         content_len: content.len() as u64,

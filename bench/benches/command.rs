@@ -14,7 +14,7 @@ use ringpost::smtp::parameters::{self, Offered};
 use ringpost_bench::envelope_commands;
 use std::hint::black_box;
 
-const OFFERED: Offered = Offered { dsn: true, smtputf8: true, auth: true };
+const OFFERED: Offered = Offered { dsn: true, smtputf8: true, auth: true, require_tls: true };
 
 /// Gives all of the input to the framer and what it frames to `then`; returns how many lines there were.
 fn frame(lines: &mut LineReader, mut input: &[u8], mut then: impl FnMut(&[u8])) -> usize {

@@ -143,7 +143,7 @@ fn to_a_shard_and_back(criterion: &mut Criterion) {
     let directory = std::env::temp_dir().join(format!("ringpost-handoff-{}", std::process::id()));
     let setup = || -> Result<TlsSetup, tls::TlsSetupError> {
         let client = tls::client_opportunistic()?;
-        Ok(TlsSetup { server: Vec::new(), client_verify: client.clone(), client_opportunistic: client })
+        Ok(TlsSetup { server: Vec::new(), clients: vec![client], authorities: None })
     };
     let (sender, own) = mailbox::<Message>(4096);
     let (control, reports) = inbox(4096, |_| true);

@@ -76,6 +76,7 @@ impl Connection {
             recipients,
             body: Body::SevenBit,
             smtputf8: false,
+            require_tls: false,
             ret: None,
             envid: None,
             content_len: content.len() as u64,

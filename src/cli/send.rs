@@ -42,6 +42,7 @@ pub fn run(args: SendArgs) -> Result<u8, Failure> {
             .collect(),
         body,
         smtputf8: utf8,
+        require_tls: false,
         ret: None,
         envid: None,
         content_len: content.len() as u64,

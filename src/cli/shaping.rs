@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::config::settings::settings;
 use crate::config::text::{format_duration, format_rate};
 use crate::io::dns::MxHost;
+use crate::policy::outbound_tls::HostTls;
 use crate::shard::settings::{DomainPattern, Route, Settings, Target};
 use crate::shard::shaping::{Entries, LimitSpec, Shape};
 use crate::smtp::client::TlsUse;
@@ -46,8 +47,9 @@ pub fn run(args: &ShapingArgs) -> Result<u8, Failure> {
         return Ok(1);
     };
     let named = args.host.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
-    let hosts: Vec<MxHost> =
-        named.map(|name| MxHost { preference: 0, name: name.into(), addresses: Vec::new() }).collect();
+    let hosts: Vec<MxHost> = named
+        .map(|name| MxHost { preference: 0, name: name.into(), addresses: Vec::new(), tls: HostTls::None })
+        .collect();
     let by_mx = matches!(route.target, Target::Mx { .. }) && route.shaped;
     let entries = if by_mx { settings.shaping.entries_of(&domain, &hosts) } else { Entries::default() };
     one(out, &settings, route, &settings.shaping.shape(route, entries), entries)?;

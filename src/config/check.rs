@@ -80,6 +80,7 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     check_oauth(config.oauth.as_ref())?;
     filter::check_filters(config)?;
     super::acme::check(config)?;
+    super::outbound_tls::check(config)?;
     check_rest(config)
 }
 

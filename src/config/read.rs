@@ -292,6 +292,12 @@ pub fn some_domain<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Box<st
     one::<D, Domain>(reader).map(|domain| Some(domain.0))
 }
 
+/// Domain names: a text or a list.
+pub fn domains<'de, D: Deserializer<'de>>(reader: D) -> Result<Vec<Box<str>>, D::Error> {
+    let domains: Vec<Domain> = many(reader)?;
+    Ok(domains.into_iter().map(|domain| domain.0).collect())
+}
+
 /// What a route says about domains: "*", "example.com", or ".example.com" for all below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DomainRule {

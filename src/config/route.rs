@@ -1,8 +1,8 @@
 //! `[[route]]`: where the mail of some domains goes, and how.
 
+use super::outbound_tls::{TlsOptions, TlsUseKey};
 use super::read::{self, DomainRule};
 use crate::shard::settings::{NextHop, Rate};
-use crate::smtp::client::TlsUse;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,29 +19,6 @@ pub enum TargetKey {
     Mx,
     /// To the built-in sandbox.
     Sandbox,
-}
-
-/// How a route uses TLS.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TlsUseKey {
-    /// In clear.
-    Never,
-    /// Encrypted where offered.
-    #[default]
-    Opportunistic,
-    /// Encrypted or not at all.
-    Required,
-}
-
-impl From<TlsUseKey> for TlsUse {
-    fn from(key: TlsUseKey) -> TlsUse {
-        match key {
-            TlsUseKey::Never => TlsUse::Never,
-            TlsUseKey::Opportunistic => TlsUse::Opportunistic,
-            TlsUseKey::Required => TlsUse::Required,
-        }
-    }
 }
 
 /// `[[route]]`: where the mail of some domains goes, and how.
@@ -96,6 +73,8 @@ pub struct RouteSection {
     pub idle_timeout: Duration,
     /// How long to wait for the peer, by what is awaited.
     pub timeouts: TimeoutsSection,
+    /// More of how TLS is used.
+    pub tls_options: TlsOptions,
     /// Whether limits follow what destinations say.
     pub adapt: bool,
     /// Whether the shaping of providers and domains has a say.
@@ -125,6 +104,7 @@ impl Default for RouteSection {
             connect_timeout: Duration::from_secs(4),
             idle_timeout: Duration::from_secs(15),
             timeouts: TimeoutsSection::default(),
+            tls_options: TlsOptions::default(),
             adapt: true,
             shaping: true,
         }

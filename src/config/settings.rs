@@ -3,6 +3,7 @@
 use super::Config;
 use super::filter::filters_of;
 use super::listener::{ListenerKind, ListenerSection, ListenerTls};
+use super::outbound_tls::{self, ClientSetup};
 use super::read::{DomainRule, HelloCheck};
 use super::route::{RouteSection, TargetKey};
 use crate::policy::classify::Classifier;
@@ -73,9 +74,10 @@ fn target_text(route: &RouteSection) -> String {
 pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
     let hostname = config.effective_hostname();
     let limits = &config.limits;
+    let setups = outbound_tls::client_setups(config);
     Settings {
         listeners: config.listener.iter().flat_map(|listener| listeners(config, listener, &hostname)).collect(),
-        routes: complete_routes(config).iter().map(|section| route(section, &hostname, sandbox)).collect(),
+        routes: complete_routes(config).iter().map(|section| route(section, &setups, &hostname, sandbox)).collect(),
         shaping: config.shaping.rules(),
         // Those with the operator's rules take its place at the start.
         classifier: Classifier::shipped(),
@@ -190,7 +192,7 @@ fn relay_policy(section: &ListenerSection) -> RelayPolicy {
     RelayPolicy::new(kind, section.trusted_networks(), false)
 }
 
-fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) -> Route {
+fn route(section: &RouteSection, setups: &[ClientSetup<'_>], hostname: &str, sandbox: Option<SocketAddr>) -> Route {
     let target = if !section.next_hops.is_empty() {
         Target::NextHops(section.next_hops.clone())
     } else if section.target == Some(TargetKey::Sandbox)
@@ -206,9 +208,10 @@ fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) ->
         (None, _) => "mx".into(),
     });
     let timeouts = &section.timeouts;
+    let tls = outbound_tls::rule(setups, section.tls, &section.tls_options);
     let client = Arc::new(ClientConfig {
         ehlo_name: section.ehlo_name.clone().unwrap_or_else(|| hostname.into()),
-        tls: section.tls.into(),
+        tls: tls.tls_use(),
         assume_8bitmime: section.assume_8bitmime,
         chunking: section.chunking,
         pipelining: section.pipelining,
@@ -235,6 +238,7 @@ fn route(section: &RouteSection, hostname: &str, sandbox: Option<SocketAddr>) ->
             rate: section.rate,
             recipients_per_transaction: section.recipients_per_transaction as usize,
         },
+        tls,
         client,
         connect_timeout: section.connect_timeout,
         idle_timeout: section.idle_timeout,

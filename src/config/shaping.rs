@@ -5,8 +5,8 @@
 
 use super::check::Problem;
 use super::error::ConfigError;
+use super::outbound_tls::TlsUseKey;
 use super::read::{self, DomainRule, FromText, MaybeCount, Pace};
-use super::route::TlsUseKey;
 use super::settings::pattern;
 use super::{Config, text};
 use crate::limits::{QUEUE_RECIPIENTS_MAX, SHAPING_ENTRIES_MAX};
@@ -370,13 +370,17 @@ mod tests {
     use super::*;
     use crate::config::settings::settings;
     use crate::io::dns::MxHost;
+    use crate::policy::outbound_tls::HostTls;
     use crate::shard::permits::SiteRegistry;
     use crate::shard::settings::Rate;
     use crate::smtp::client::TlsUse;
     use std::sync::Arc;
 
     fn hosts(names: &[&str]) -> Vec<MxHost> {
-        names.iter().map(|name| MxHost { preference: 10, name: (*name).into(), addresses: Vec::new() }).collect()
+        names
+            .iter()
+            .map(|name| MxHost { preference: 10, name: (*name).into(), addresses: Vec::new(), tls: HostTls::None })
+            .collect()
     }
 
     /// A registry with the shipped file and these laid over it.

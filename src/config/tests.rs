@@ -322,7 +322,7 @@ fn every_key_can_be_set() {
         recipients_per_transaction = 20
         source = "192.0.2.20"
         ehlo_name = "out.example.net"
-        tls = "required"
+        tls = "verified"
         assume_8bitmime = true
         chunking = false
         pipelining = false
@@ -331,12 +331,18 @@ fn every_key_can_be_set() {
         connection_rate = "10/1m"
         shaping = false
         adapt = false
+        tls_options = { names = ["mail.example.com"], min_version = "1.3", certificate = "own.pem", key = "own.key", mta_sts = false, dane = true }
         timeouts = { banner = "10s", hello = "10s", mail = "10s", rcpt = "10s", data = "10s", block = "10s", final_dot = "1m" }
         [[route]]
         target = "mx"
         port = 2525
         [shaping]
         shipped = true
+        [outbound_tls]
+        authorities = "roots.pem"
+        policy_port = 8443
+        policy_networks = "127.0.0.0/8"
+        trust_anchors = "anchors"
         [retry]
         first = "1m"
         factor = 3
@@ -447,8 +453,10 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[[filter]]`", "[[filter]]"),
         ("### `[[route]]`", "[[route]]"),
         ("### `[route.timeouts]`", "[[route]]\n[route.timeouts]"),
+        ("### `[route.tls_options]`", "[[route]]\n[route.tls_options]"),
         ("### `[shaping]`", "[shaping]"),
         ("### `[classification]`", "[classification]"),
+        ("### `[outbound_tls]`", "[outbound_tls]"),
         ("### `[retry]`", "[retry]"),
         ("### `[limits]`", "[limits]"),
         ("### `[admin]`", "[admin]"),
@@ -467,7 +475,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
             .collect();
         let is_table = |key: &String| {
             header.is_empty() && document.contains(&format!("[{key}]"))
-                || ["timeouts", "pair", "acme"].contains(&&**key)
+                || ["timeouts", "tls_options", "pair", "acme"].contains(&&**key)
         };
         let known: Vec<String> = known_keys(header).into_iter().filter(|key| !is_table(key)).collect();
         assert_eq!(documented, known, "{section}");

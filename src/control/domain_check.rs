@@ -87,7 +87,9 @@ impl DomainCheck {
                 (false, format!("{name} has another TXT record{other}"))
             }
             (Err(DnsFailure::NoDomain | DnsFailure::NullMx), _) => (false, format!("{name} has no TXT record yet")),
-            (Err(DnsFailure::Temporary(why)), _) => (false, format!("{name} cannot be looked up: {why}")),
+            (Err(DnsFailure::Temporary(why) | DnsFailure::Policy(why) | DnsFailure::Unprotected(why)), _) => {
+                (false, format!("{name} cannot be looked up: {why}"))
+            }
         };
         Finding { selector: key.selector.to_string(), good, text }
     }

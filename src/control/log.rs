@@ -234,6 +234,9 @@ fn attempt_fields(facts: &AttemptFacts, field: Field<'_>) {
     if let Some(tls) = facts.tls {
         field("tls", Value::Text(tls));
     }
+    if let Some(policy) = facts.tls_policy {
+        field("tls_policy", Value::Text(policy));
+    }
     if let Some(meaning) = facts.meaning {
         field("class", Value::Text(meaning.class.name()));
         field("kind", Value::Text(meaning.kind.name()));
@@ -353,6 +356,7 @@ mod tests {
             age_ms: 120,
             took_ms: 30,
             tls: Some("TLSv1.3"),
+            tls_policy: Some("dane"),
         }
     }
 
@@ -365,6 +369,7 @@ mod tests {
             line,
             "2026-11-24T18:20:00.123Z INFO delivered id=00000100000000 to=<ann@dest.test> tenant=default \
              site=mx.dest.test remote=\"mx.dest.test [192.0.2.1]:25\" attempt=1 age_ms=120 took_ms=30 tls=TLSv1.3 \
+             tls_policy=dane \
              reply=\"250 2.0.0 OK\"\n"
                 .replace("00000100000000", &MessageId(1 << 40).to_string())
         );

@@ -25,6 +25,7 @@ pub mod log_output;
 pub mod metrics_text;
 pub mod milter;
 pub mod monitoring;
+pub mod mta_sts;
 pub mod oauth;
 pub mod post;
 pub mod requests;
@@ -36,6 +37,7 @@ pub mod sandbox_routes;
 
 use crate::event::{Event, Severity};
 use crate::io::dns::Resolver;
+use crate::io::dnssec::Prover;
 use crate::io::mailbox::{Inbox, Sender};
 use crate::limits::DRAIN_TIME;
 use crate::shard::message::{AdminRequest, Report, ShardState, ToShard};
@@ -49,6 +51,7 @@ use filters::{Filter, Filters};
 use http::{Phase, Shared};
 use identities::Identities;
 use log::EventLog;
+use mta_sts::MtaSts;
 use oauth::TokenChecker;
 use requests::Requests;
 use reservations::Reservations;
@@ -100,6 +103,10 @@ pub struct ControlParts {
     pub spool: PathBuf,
     /// Looks up names.
     pub resolver: Arc<Resolver>,
+    /// Policies of MTA-STS, where a route obeys them.
+    pub mta_sts: Option<Arc<MtaSts>>,
+    /// What DNSSEC proves, where a route obeys DANE.
+    pub prover: Option<Arc<Prover>>,
     /// Where events go.
     pub log: EventLog,
     /// For the admin interface.
@@ -197,7 +204,8 @@ struct Control {
 pub async fn run(parts: ControlParts) -> Ended {
     let ControlParts { shards, inbox, registry, resolver, log, admin, monitoring, sandbox, .. } = parts;
     let (mut ended, mut signals, watchdog) = (parts.ended, parts.signals, parts.watchdog);
-    let (resolve, mut resolved) = ResolveService::new(Arc::clone(&resolver), registry, shards.clone());
+    let (resolve, mut resolved) =
+        ResolveService::new(Arc::clone(&resolver), parts.mta_sts.clone(), parts.prover, registry, shards.clone());
     let count = shards.len();
     let authenticator =
         Authenticator::new(parts.identities.directory(), &parts.login_key, shards.clone(), log.clone(), parts.tokens);
@@ -206,6 +214,9 @@ pub async fn run(parts: ControlParts) -> Ended {
     let identities = Arc::new(parts.identities);
     let certificates = Arc::new(parts.certificates);
     tokio::spawn(Arc::clone(&certificates).run());
+    if let Some(policies) = parts.mta_sts {
+        tokio::spawn(policies.run());
+    }
     let acme = parts.acme.map(|parts| parts.start(&certificates, &log));
     let reservations = Reservations::start(Arc::clone(&identities), shards.clone(), log.clone());
     let domains = DomainCheck::new(Arc::clone(&identities), resolver, log.clone());

@@ -177,6 +177,8 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
         hostname: "mx.example".into(),
         spool: directory.clone(),
         resolver: Arc::new(Resolver::new(&dns).unwrap()),
+        mta_sts: None,
+        prover: None,
         log: EventLog::new(log::LogFormat::Human, log::LogLevel::Info, LogOutput::new(sink)),
         admin: UnixListener::bind(&socket).unwrap(),
         monitoring: None,
@@ -361,6 +363,7 @@ async fn events_are_logged_and_names_looked_up_for_all_who_ask() {
         age_ms: 1,
         took_ms: 1,
         tls: None,
+        tls_policy: None,
     };
     let at = crate::io::clock::now().unix;
     world.reports.push(Report::Event { shard: 1, at, event: Event::Bounced(facts) }).unwrap();

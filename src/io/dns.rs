@@ -4,15 +4,18 @@
 //! shard, and in which order equal hosts are tried (both src/shard/router.rs). Every lookup ends within
 //! [`LOOKUP_TIME`] with a result: what cannot be found out is a temporary failure, with the reason in words.
 
+use crate::policy::outbound_tls::HostTls;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -34,7 +37,7 @@ pub const TTL_NEGATIVE: Duration = Duration::from_secs(60);
 /// The whole of a lookup, with all its questions.
 pub const LOOKUP_TIME: Duration = Duration::from_secs(12);
 /// Answers that hickory keeps: hosts that serve many domains are asked for once.
-const CACHED_ANSWERS: u64 = 8_192;
+pub(super) const CACHED_ANSWERS: u64 = 8_192;
 
 const _: () = assert!(
     LOOKUP_TIME.as_millis() < crate::limits::RESOLVE_AGAIN.as_millis(),
@@ -46,6 +49,9 @@ const _: () = assert!(
 pub enum Query {
     /// The mail hosts of a domain (lower case, A-labels).
     Mail(Box<str>),
+    /// The same, for mail whose way must be protected (RFC 8689): hosts that prove who they are, and that are proven to be the
+    /// domain's own.
+    SecureMail(Box<str>),
     /// The addresses of a smart host's name.
     Host(Box<str>),
 }
@@ -54,7 +60,7 @@ impl Query {
     /// The name that is looked up.
     pub fn name(&self) -> &str {
         match self {
-            Query::Mail(name) | Query::Host(name) => name,
+            Query::Mail(name) | Query::SecureMail(name) | Query::Host(name) => name,
         }
     }
 }
@@ -77,6 +83,8 @@ pub struct MxHost {
     pub preference: u16,
     /// Its name, in lower case and without a final dot.
     pub name: Box<str>,
+    /// What it, or the domain that names it, asks of TLS.
+    pub tls: HostTls,
     /// Its addresses, IPv4 before IPv6: not every machine has IPv6, and large providers are stricter there.
     pub addresses: Vec<IpAddr>,
 }
@@ -90,6 +98,10 @@ pub enum DnsFailure {
     NullMx,
     /// Not known for now, for this reason.
     Temporary(String),
+    /// There are hosts, and the domain's own policy forbids to send to any of them, for this reason.
+    Policy(String),
+    /// There are hosts, and none that the sender's wish for protection allows, for this reason.
+    Unprotected(String),
 }
 
 /// Whom to ask, and how.
@@ -117,7 +129,7 @@ pub struct Resolver {
 /// Why there is no resolver.
 #[derive(Debug, thiserror::Error)]
 #[error("DNS cannot be set up: {0}; put name servers into the configuration, as in [dns] servers = \"127.0.0.1\"")]
-pub struct ResolverError(String);
+pub struct ResolverError(pub(super) String);
 
 /// One lookup of records: the values found, and until when they may be believed.
 struct Found<T> {
@@ -138,8 +150,8 @@ enum Nothing {
 impl Resolver {
     /// A resolver; tokio must run.
     pub fn new(config: &DnsConfig) -> Result<Resolver, ResolverError> {
-        let inner = hickory(config, CACHED_ANSWERS)?;
-        let fresh = hickory(config, 0)?;
+        let inner = hickory(config, CACHED_ANSWERS, None)?;
+        let fresh = hickory(config, 0, None)?;
         Ok(Resolver { inner, fresh, turns: Semaphore::new(config.concurrency.max(1)) })
     }
 
@@ -148,7 +160,7 @@ impl Resolver {
         let turn = self.turns.acquire().await;
         let work = async {
             match &query {
-                Query::Mail(domain) => self.mail_hosts(domain).await,
+                Query::Mail(domain) | Query::SecureMail(domain) => self.mail_hosts(domain).await,
                 Query::Host(name) => self.single_host(name).await,
             }
         };
@@ -174,10 +186,39 @@ impl Resolver {
         }
     }
 
+    /// The same, where an answer of before that has not ended is as good; empty where there are none.
+    ///
+    /// # Errors
+    /// When it could not be found out.
+    pub async fn known_texts(&self, name: &str) -> Result<Vec<String>, String> {
+        let _turn = self.turns.acquire().await;
+        match lookup(&self.inner, name, RecordType::TXT, text).await {
+            Ok(mut found) => {
+                found.values.truncate(MAX_TEXTS);
+                Ok(found.values)
+            }
+            Err(Nothing::NoName(_) | Nothing::NoRecord(_)) => Ok(Vec::new()),
+            Err(Nothing::Unknown(why)) => Err(why),
+        }
+    }
+
+    /// The addresses of a name.
+    ///
+    /// # Errors
+    /// In words.
+    pub async fn addresses_of(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+        let _turn = self.turns.acquire().await;
+        match self.addresses(name).await {
+            Ok(found) => Ok(found.values),
+            Err(Nothing::NoName(_) | Nothing::NoRecord(_)) => Err(format!("{name} has no address")),
+            Err(Nothing::Unknown(why)) => Err(format!("address of {name}: {why}")),
+        }
+    }
+
     /// RFC 5321 5.1.
     async fn mail_hosts(&self, domain: &str) -> (Result<Vec<MxHost>, DnsFailure>, Duration) {
         if let Some(address) = literal_address(domain) {
-            let host = MxHost { preference: 0, name: domain.into(), addresses: vec![address] };
+            let host = MxHost { preference: 0, name: domain.into(), tls: HostTls::None, addresses: vec![address] };
             return if is_usable(&address) { (Ok(vec![host]), TTL_MAX) } else { no_domain(None) };
         }
         let found = match lookup(&self.inner, domain, RecordType::MX, mail_exchange).await {
@@ -213,7 +254,7 @@ impl Resolver {
             match answer {
                 Ok(found) => {
                     ttl = ttl.min(remaining(found.valid_until));
-                    hosts.push(MxHost { preference, name, addresses: found.values });
+                    hosts.push(MxHost { preference, name, tls: HostTls::None, addresses: found.values });
                 }
                 Err(Nothing::Unknown(why)) => unknown = Some(format!("address of {name}: {why}")),
                 // RFC 5321 5.1: a host without an address is passed over.
@@ -233,7 +274,8 @@ impl Resolver {
     async fn single_host(&self, name: &str) -> (Result<Vec<MxHost>, DnsFailure>, Duration) {
         match self.addresses(name).await {
             Ok(found) => {
-                let host = MxHost { preference: 0, name: name.to_ascii_lowercase().into(), addresses: found.values };
+                let name = name.to_ascii_lowercase().into();
+                let host = MxHost { preference: 0, name, tls: HostTls::None, addresses: found.values };
                 (Ok(vec![host]), remaining(found.valid_until))
             }
             Err(Nothing::NoName(ttl) | Nothing::NoRecord(ttl)) => no_domain(ttl),
@@ -265,8 +307,12 @@ impl Resolver {
     }
 }
 
-/// A resolver that keeps so many answers.
-fn hickory(config: &DnsConfig, answers: u64) -> Result<TokioResolver, ResolverError> {
+/// A resolver that keeps so many answers; with keys to begin with it proves them by DNSSEC.
+pub(super) fn hickory(
+    config: &DnsConfig,
+    answers: u64,
+    anchors: Option<Arc<TrustAnchors>>,
+) -> Result<TokioResolver, ResolverError> {
     let provider = TokioRuntimeProvider::default();
     let wrong = |error: NetError| ResolverError(error.to_string());
     let mut builder = if config.servers.is_empty() {
@@ -281,6 +327,9 @@ fn hickory(config: &DnsConfig, answers: u64) -> Result<TokioResolver, ResolverEr
     };
     set_options(builder.options_mut(), config);
     builder.options_mut().cache_size = answers;
+    if let Some(anchors) = anchors {
+        builder = builder.with_trust_anchor(anchors);
+    }
     builder.build().map_err(wrong)
 }
 
@@ -333,7 +382,7 @@ fn set_options(options: &mut ResolverOpts, config: &DnsConfig) {
 }
 
 /// Preference and name; "" is the root, the name of the null MX.
-fn mail_exchange(data: &RData) -> Option<(u16, Box<str>)> {
+pub(super) fn mail_exchange(data: &RData) -> Option<(u16, Box<str>)> {
     match data {
         RData::MX(mx) => {
             let name = mx.exchange.to_ascii().to_ascii_lowercase();
@@ -380,7 +429,7 @@ fn is_usable(address: &IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && !broadcast && !mapped
 }
 
-fn remaining(until: Instant) -> Duration {
+pub(super) fn remaining(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }
 

@@ -2,6 +2,8 @@
 //! out as [`Command`]s. Nothing here touches a socket, so that the simulator can stand in for the rest of src/io.
 
 use crate::clock::Now;
+use crate::io::peer_proof::Unproven;
+use crate::policy::outbound_tls::Proof;
 use bytes::Bytes;
 use ringpost_spool::{DiskDone, DiskOp};
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +42,8 @@ pub struct TlsInfo {
     /// The channel binding tls-exporter (RFC 9266): on the server's side of TLS 1.3, where clients log in. Not of TLS 1.2,
     /// whose binding is unique only with the extended master secret (RFC 9266 section 4.2), of which rustls does not tell.
     pub exporter: Option<[u8; 32]>,
+    /// On the client's side: what there is to say against the peer, where a proof was asked for.
+    pub unproven: Option<Unproven>,
 }
 
 /// Which side of a handshake to play.
@@ -53,10 +57,12 @@ pub enum TlsSide {
     },
     /// Towards this name.
     Client {
-        /// The peer's name, for SNI and, when `verify`, for its certificate.
+        /// The peer's name, for SNI.
         name: String,
-        /// Whether a certificate that does not prove the name ends the handshake.
-        verify: bool,
+        /// Which set-up is used, by its place.
+        setup: u16,
+        /// What is looked at once the handshake is done; what comes of it is told, not acted on.
+        proof: Proof,
     },
 }
 

@@ -16,12 +16,14 @@ mod disk_helper;
 pub mod dns;
 #[cfg(test)]
 mod dns_tests;
+pub mod dnssec;
 pub mod executor;
 pub mod handler;
 mod listener;
 pub mod mailbox;
 mod net;
 pub mod own_certificate;
+pub mod peer_proof;
 pub mod presented;
 pub mod priority;
 pub mod privileges;

@@ -193,8 +193,8 @@ pub(crate) fn tls_setup() -> TlsSetup {
     let server = tls::server_config(chain, key, tls::ticketer().unwrap()).unwrap();
     TlsSetup {
         server: vec![ServerTls { presented: Arc::new(ArcSwap::from_pointee(server.into())), exporter: true }],
-        client_verify: tls::client_verify(roots).unwrap(),
-        client_opportunistic: tls::client_opportunistic().unwrap(),
+        clients: vec![tls::client_opportunistic().unwrap()],
+        authorities: crate::io::peer_proof::authorities(roots),
     }
 }
 

@@ -4,6 +4,7 @@
 //! A set-up fails at start or at reload, with an error that names the file and what to do; a running server keeps its
 //! present certificates then, since they are swapped as a whole.
 
+use crate::io::peer_proof::Authorities;
 use crate::io::presented::{ListenerTls, Tickets};
 use crate::io::unreadable::unreadable;
 use crate::limits::{CERTIFICATE_FILE_OCTETS_MAX, KEY_FILE_OCTETS_MAX};
@@ -62,14 +63,20 @@ pub struct TlsSetup {
     /// For each listener what it presents, or one entry for all. Empty when no listener offers TLS: a handshake then fails
     /// in words.
     pub server: Vec<ServerTls>,
-    /// For deliveries that ask for a proven name.
-    pub client_verify: Arc<ClientConfig>,
-    /// For deliveries that take any certificate: opportunistic TLS (RFC 7435) protects from listeners, not from
-    /// impostors, and falls back to clear text otherwise.
-    pub client_opportunistic: Arc<ClientConfig>,
+    /// For deliveries, by their place; the first is the usual one. They take any certificate: whom it proves is looked at
+    /// behind the handshake, where that is asked for (src/io/peer_proof.rs). Opportunistic TLS (RFC 7435) protects from
+    /// listeners, not from impostors.
+    pub clients: Vec<Arc<ClientConfig>>,
+    /// Who proves names.
+    pub authorities: Authorities,
 }
 
 impl TlsSetup {
+    /// How a delivery speaks TLS.
+    pub(crate) fn client(&self, setup: u16) -> Option<&Arc<ClientConfig>> {
+        self.clients.get(usize::from(setup)).or_else(|| self.clients.first())
+    }
+
     /// What a listener presents: its own, else what all share.
     pub(crate) fn server_for(&self, listener: usize) -> Option<&ServerTls> {
         self.server.get(listener).or_else(|| self.server.first())
@@ -223,7 +230,21 @@ pub fn client_verify_system() -> Result<(Arc<ClientConfig>, Option<TlsSetupError
 /// # Errors
 /// When the crypto provider lacks a protocol version.
 pub fn client_opportunistic() -> Result<Arc<ClientConfig>, TlsSetupError> {
-    Ok(Arc::new(taking_any_certificate(provider(), VERSIONS)?.with_no_client_auth()))
+    client_delivering(false, None)
+}
+
+/// For deliveries, with TLS 1.3 alone or not, and with a certificate of our own or none.
+///
+/// # Errors
+/// When the files cannot be used.
+pub fn client_delivering(tls13_alone: bool, own: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let versions = if tls13_alone { &[&rustls::version::TLS13] } else { VERSIONS };
+    let builder = taking_any_certificate(provider(), versions)?;
+    let config = match own {
+        Some((certificate, key)) => builder.with_client_auth_cert(load_chain(certificate)?, load_key(key)?)?,
+        None => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
 }
 
 /// The beginning of a client that takes any certificate.

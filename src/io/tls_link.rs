@@ -5,8 +5,10 @@
 //! given to it.
 
 use crate::io::handler::{TlsInfo, TlsSide};
+use crate::io::peer_proof::{self, Authorities};
 use crate::io::presented::ClientProof;
 use crate::io::tls::TlsSetup;
+use crate::policy::outbound_tls::Proof;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConnection, Connection, ServerConnection};
 use std::io::{self, Read, Write};
@@ -30,6 +32,8 @@ pub(crate) struct TlsLink {
     exporter: bool,
     /// How a client proves itself by its certificate, where the listener asks for one.
     clients: Option<ClientProof>,
+    /// What the peer must show, and who vouches for names; forgotten once it was looked at.
+    asked: Option<Box<(Proof, Authorities)>>,
 }
 
 impl TlsLink {
@@ -49,24 +53,26 @@ impl TlsLink {
         peer: Option<IpAddr>,
         listener: usize,
     ) -> Result<TlsLink, String> {
-        let TlsSide::Client { name, verify } = side else {
+        let TlsSide::Client { name, setup: chosen, proof } = side else {
             return TlsLink::server(setup, listener);
         };
         let plain_name = name.strip_suffix('.').unwrap_or(name).to_owned();
-        let server_name = match (ServerName::try_from(plain_name), peer, verify) {
-            (Ok(name), _, _) => name,
-            // The name is only for SNI then. An address is never sent as SNI (RFC 6066 section 3).
-            (Err(_), Some(address), false) => ServerName::from(address),
-            (Err(_), _, _) => return Err(format!("{name:?} is not a name that a certificate can prove")),
+        let server_name = match (ServerName::try_from(plain_name), peer) {
+            (Ok(name), _) => name,
+            // The name is only for SNI. An address is never sent as SNI (RFC 6066 section 3).
+            (Err(_), Some(address)) => ServerName::from(address),
+            (Err(_), None) => return Err(format!("{name:?} is not a name that a certificate can prove")),
         };
-        let config = if *verify { &setup.client_verify } else { &setup.client_opportunistic };
+        let config = setup.client(*chosen).ok_or("no set-up is there for deliveries")?;
         let connection = ClientConnection::new(config.clone(), server_name).map_err(|error| words(&error))?;
-        Ok(TlsLink::new(Connection::Client(connection)))
+        let link = TlsLink::new(Connection::Client(connection));
+        let asked = (*proof != Proof::None).then(|| Box::new((proof.clone(), setup.authorities.clone())));
+        Ok(TlsLink { asked, ..link })
     }
 
     fn new(mut connection: Connection) -> TlsLink {
         connection.set_buffer_limit(Some(CIPHERTEXT_MAX));
-        TlsLink { connection, announced: false, pending: Vec::new(), exporter: false, clients: None }
+        TlsLink { connection, announced: false, pending: Vec::new(), exporter: false, clients: None, asked: None }
     }
 
     /// Takes some ciphertext from the front of `input` and decrypts it.
@@ -126,7 +132,11 @@ impl TlsLink {
             self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
         let client =
             self.clients.as_ref().and_then(|proof| proof.client(self.connection.peer_certificates()?, UnixTime::now()));
-        Some(TlsInfo { version, cipher, client, exporter: self.channel_binding() })
+        let unproven = self.asked.take().and_then(|asked| {
+            let chain = self.connection.peer_certificates().unwrap_or_default();
+            peer_proof::look(&asked.0, chain, &asked.1, UnixTime::now()).err()
+        });
+        Some(TlsInfo { version, cipher, client, exporter: self.channel_binding(), unproven })
     }
 
     /// The channel binding tls-exporter, where it is asked for and unique.

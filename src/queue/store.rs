@@ -142,6 +142,7 @@ const IS_DSN: u16 = 1 << 6;
 const SPILLED: u16 = 1 << 7;
 /// Why it came to be held follows the ENVID.
 const CAME_HELD: u16 = 1 << 8;
+const REQUIRE_TLS: u16 = 1 << 9;
 
 /// A waiting message. The default value is a free place.
 #[derive(Debug, Default)]
@@ -222,7 +223,8 @@ impl Message {
             | flag(envelope.envid.is_some(), HAS_ENVID)
             | flag(envelope.reverse_path.is_some(), HAS_REVERSE_PATH)
             | flag(envelope.is_dsn, IS_DSN)
-            | flag(envelope.held.is_some(), CAME_HELD);
+            | flag(envelope.held.is_some(), CAME_HELD)
+            | flag(envelope.require_tls, REQUIRE_TLS);
         let mut message = Message {
             id: id.0,
             born_ms,
@@ -308,6 +310,10 @@ impl Message {
 
     pub fn smtputf8(&self) -> bool {
         self.flags & SMTPUTF8 != 0
+    }
+
+    pub fn require_tls(&self) -> bool {
+        self.flags & REQUIRE_TLS != 0
     }
 
     pub fn ret(&self) -> Option<Ret> {

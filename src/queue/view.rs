@@ -82,6 +82,11 @@ impl<'a> MessageView<'a> {
         self.message.smtputf8()
     }
 
+    /// Whether it goes only where the way on is protected (RFC 8689).
+    pub fn require_tls(&self) -> bool {
+        self.message.require_tls()
+    }
+
     /// RET=.
     pub fn ret(&self) -> Option<Ret> {
         self.message.ret()

@@ -2,6 +2,7 @@
 //! deliveries.
 
 use super::ServeError;
+use crate::config::outbound_tls;
 use crate::config::{AcmeSection, ClientCertificates, Config, ListenerSection, Problem};
 use crate::control::AcmeParts;
 use crate::control::acme::{self, AcmePlan};
@@ -15,6 +16,7 @@ use crate::io::bind::{self, BindError};
 use crate::io::certificate::Pair;
 use crate::io::clock;
 use crate::io::own_certificate;
+use crate::io::peer_proof;
 use crate::io::presented::ClientProof;
 use crate::io::tls::{self, TlsSetup, TlsSetupError};
 use std::net::SocketAddr;
@@ -28,14 +30,18 @@ const HINT: &str = "the relay would not start; it reads these files as the user 
 /// Everything that shards need for TLS, and what watches over the certificates.
 pub(super) fn tls_setup(config: &Config, log: &EventLog) -> Result<(TlsSetup, Certificates), TlsSetupError> {
     let certificates = Certificates::open(plan(config), Some(log), clock::now().unix)?;
-    let (client_verify, trouble) = tls::client_verify_system()?;
-    if let Some(trouble) = trouble {
+    let roots = match &config.outbound_tls.authorities {
+        Some(file) => Ok(tls::load_roots(file)?),
+        None => tls::system_roots(),
+    };
+    if let Err(trouble) = &roots {
         log.notice(Severity::Warning, &format!("no certificate of a peer can be verified: {trouble}"));
     }
+    let clients = outbound_tls::client_setups(config).into_iter();
     let setup = TlsSetup {
         server: certificates.listeners(),
-        client_verify,
-        client_opportunistic: tls::client_opportunistic()?,
+        clients: clients.map(|setup| tls::client_delivering(setup.tls13_alone, setup.own)).collect::<Result<_, _>>()?,
+        authorities: roots.ok().and_then(peer_proof::authorities),
     };
     Ok((setup, certificates))
 }
@@ -148,7 +154,8 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     let authorities = config.listener.iter().filter_map(|listener| listener.client_authorities.clone());
     let acme = config.tls.acme.iter().flat_map(|acme| [&acme.authorities, &acme.external_account_key_file]);
     let acme = acme.flatten().cloned();
-    pairs.chain(authorities).chain(acme).collect()
+    let outbound = outbound_tls::files(config).cloned();
+    pairs.chain(authorities).chain(acme).chain(outbound).collect()
 }
 
 /// Reads all files with certificates, as the start will, and says what they are: a line for each certificate.
@@ -176,6 +183,15 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, Problem> {
     if let Some((name, file)) = config.tls.acme.as_ref().and_then(external_account) {
         acme::external_account(name, &file)
             .map_err(|error| Problem::new("tls.acme.external_account_key_file", error, HINT))?;
+    }
+    if let Some(file) = &config.outbound_tls.authorities {
+        tls::load_roots(file).map_err(|error| Problem::new("outbound_tls.authorities", error.to_string(), HINT))?;
+    }
+    for (index, route) in config.route.iter().enumerate() {
+        let options = &route.tls_options;
+        tls::client_delivering(false, options.certificate.as_deref().zip(options.key.as_deref())).map_err(|error| {
+            Problem::new(format!("route[{index}].tls_options.certificate"), error.to_string(), HINT)
+        })?;
     }
     Ok(lines)
 }

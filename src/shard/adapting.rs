@@ -16,7 +16,7 @@ impl Core {
     pub(super) fn site_took(&mut self, site: SiteId, now: Now) {
         let Some(known) = self.sites.get(site).filter(|known| known.permits.shape.adapt) else { return };
         let permits = Arc::clone(&known.permits);
-        if permits.adaptive.took(permits.shape.limits.connections, now.instant).is_some() {
+        if permits.adaptive().took(permits.shape.limits.connections, now.instant).is_some() {
             let state = "back to the limits that are configured".into();
             self.event(Event::SiteState { site: permits.name.clone(), state });
         }
@@ -27,7 +27,7 @@ impl Core {
         let Some(about) = Complaint::of(class) else { return };
         let Some(known) = self.sites.get(site).filter(|known| known.permits.shape.adapt) else { return };
         let permits = Arc::clone(&known.permits);
-        let Some(change) = permits.adaptive.complained(about, permits.connections(), now.instant) else { return };
+        let Some(change) = permits.adaptive().complained(about, permits.connections(), now.instant) else { return };
         let what = match change {
             Change::Connections(count) => format!("to {count} of {} connections", permits.shape.limits.connections),
             Change::Pace(step) => format!("to {:.2} messages a second", 1.0 / step.as_secs_f64()),

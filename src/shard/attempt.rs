@@ -20,6 +20,8 @@ pub struct AttemptOutcome {
     pub remote: Option<Box<str>>,
     /// The version of TLS, when there was.
     pub tls: Option<&'static str>,
+    /// Whose policy of TLS held, when it was more than to take what is offered.
+    pub tls_policy: Option<&'static str>,
     /// From the start of the transaction.
     pub took: Duration,
     /// The reply is the peer's own, not our words about it.
@@ -55,6 +57,7 @@ impl AttemptOutcome {
             stage: None,
             remote: None,
             tls: None,
+            tls_policy: None,
             took: Duration::ZERO,
             from_peer: false,
             peer_reports: false,

@@ -6,6 +6,7 @@
 
 use crate::clock::{Instant, Now};
 use crate::io::handler::{CloseReason, Command, ConnId, TlsInfo, TlsSide};
+use crate::policy::outbound_tls::{ConnectionTls, HostTls};
 use crate::queue::SiteId;
 use crate::reply::Reply;
 use crate::shard::ahead::Ahead;
@@ -38,7 +39,8 @@ pub struct Outbound {
     pub(super) began_ahead: bool,
     pub(super) carried: u32,
     pub(super) tls: Option<TlsInfo>,
-    pub(super) opportunistic: bool,
+    /// What it is told about TLS.
+    pub(super) wish: Box<ConnectionTls>,
     /// The next piece of content is fetched when the machine has taken the one before.
     pub(super) wanted: Option<(u64, usize)>,
 }
@@ -90,14 +92,17 @@ impl Core {
         let from = self.settings.routes[known.permits.route].source;
         let permits = Arc::clone(&known.permits);
         let shape = &permits.shape;
-        let (name, without_tls) = known
-            .host_mut(address)
-            .map_or((None, false), |host| (Some(host.name.clone()), host.no_tls_until > now.instant));
-        let opportunistic = shape.client.tls == TlsUse::Opportunistic;
-        let config = if without_tls && opportunistic {
-            Arc::new(ClientConfig { tls: TlsUse::Never, ..(*shape.client).clone() })
-        } else {
+        let (name, without_tls, wish) = known.host_mut(address).map_or((None, false, HostTls::None), |host| {
+            (Some(host.name.clone()), host.no_tls_until > now.instant, host.tls.clone())
+        });
+        let mut tls = ConnectionTls::new(&shape.tls, name.as_deref().unwrap_or_default(), &wish);
+        if without_tls && tls.may_do_without() {
+            tls.tls_use = TlsUse::Never;
+        }
+        let config = if tls.tls_use == shape.client.tls {
             Arc::clone(&shape.client)
+        } else {
+            Arc::new(ClientConfig { tls: tls.tls_use, ..(*shape.client).clone() })
         };
         let timeout = shape.connect_timeout;
         let remote = match name {
@@ -118,7 +123,7 @@ impl Core {
             began_ahead: false,
             carried: 0,
             tls: None,
-            opportunistic,
+            wish: Box::new(tls),
             wanted: None,
         };
         self.connections.put(conn, Conn::Outbound(Box::new(outbound)));
@@ -141,8 +146,11 @@ impl Core {
     }
 
     pub(super) fn outbound_tls_started(&mut self, mut outbound: Box<Outbound>, info: TlsInfo, now: Now) {
+        match &info.unproven {
+            Some(unproven) if outbound.wish.enforced => outbound.client.handle_unproven(&unproven.text),
+            _ => outbound.client.handle_tls_started(now.instant),
+        }
         outbound.tls = Some(info);
-        outbound.client.handle_tls_started(now.instant);
         self.drive(outbound, now);
     }
 
@@ -150,7 +158,7 @@ impl Core {
     pub(super) fn outbound_closed(&mut self, mut outbound: Box<Outbound>, reason: CloseReason, now: Now) {
         if outbound.phase != Phase::Ending {
             if let CloseReason::Tls(what) = &reason
-                && outbound.opportunistic
+                && outbound.wish.may_do_without()
             {
                 self.host_without_tls(outbound.site, outbound.address, what, now);
                 self.give_up(&mut outbound, now);
@@ -158,7 +166,7 @@ impl Core {
                 let what = match reason {
                     CloseReason::Asked | CloseReason::Peer => "the peer closed the connection".to_string(),
                     CloseReason::Error(what) => what,
-                    CloseReason::Tls(what) => format!("TLS failed: {what}"),
+                    CloseReason::Tls(what) => format!("TLS failed: {what}; {} forbids to do without", outbound.wish.by),
                 };
                 outbound.client.handle_closed(&what, now.instant);
                 outbound = match self.work_events(outbound, now) {
@@ -273,7 +281,8 @@ impl Core {
                 ClientEvent::StartTls => {
                     let name = outbound.remote.split(' ').next().unwrap_or_default();
                     let name = if name.starts_with('[') { outbound.address.ip().to_string() } else { name.to_string() };
-                    self.start_tls(outbound.conn, TlsSide::Client { name, verify: false });
+                    let (setup, proof) = (outbound.wish.setup, outbound.wish.proof.clone());
+                    self.start_tls(outbound.conn, TlsSide::Client { name, setup, proof });
                 }
                 ClientEvent::WantContent { offset, max } => {
                     outbound.wanted = Some((offset, max));
@@ -362,7 +371,10 @@ impl Core {
 
     /// The connection is of no use any more. What was under way is given back or, when it may have arrived, deferred.
     fn outbound_failed(&mut self, outbound: &mut Outbound, failure: ClientFailure, now: Now) {
-        let what = failure.to_string();
+        let mut what = failure.to_string();
+        if failure.kind.is_for_want_of_tls() {
+            what = format!("{what}; {} asks for it", outbound.wish.by);
+        }
         let reason = format!("{}: {what}", outbound.remote);
         let reused = outbound.carried > 1;
         let opening = outbound.phase == Phase::Opening;
@@ -393,6 +405,7 @@ impl Core {
                     stage: Some(failure.stage),
                     remote: Some(outbound.remote.clone()),
                     tls: outbound.tls.as_ref().map(|tls| tls.version),
+                    tls_policy: outbound.wish.by.policy(),
                     took: now.instant.since(work.began),
                     from_peer: matches!(failure.kind, FailureKind::Refused(_) | FailureKind::TlsRefused(_)),
                     peer_reports: false,
@@ -404,7 +417,7 @@ impl Core {
             }
             self.finish_work(outbound, now);
         }
-        if failure.stage == Stage::StartTls && outbound.opportunistic {
+        if failure.stage == Stage::StartTls && outbound.wish.may_do_without() {
             // As when the handshake fails: the next connection does without.
             self.host_without_tls(outbound.site, outbound.address, &what, now);
             return;

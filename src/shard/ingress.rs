@@ -358,7 +358,7 @@ impl Transactions for Receiving<'_> {
             tenant,
             arrived: now.unix,
             client: Box::default(),
-            require_tls: false,
+            require_tls: mail.require_tls,
             is_dsn: false,
             held: None,
         };

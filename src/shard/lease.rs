@@ -108,7 +108,11 @@ impl Core {
     pub(super) fn lease_taken(&mut self, lease: Box<Lease>, now: Now) {
         self.metrics.leases_taken += 1;
         let site = self.sites.of(&lease.site);
-        if self.sites.get(site).is_some_and(|known| known.hosts.is_empty()) {
+        // Whoever is only lent mail has never asked DNS: it goes by what the homes know, which changes.
+        let by_others = |until| until == Instant::MAX || until <= now.instant;
+        if self.sites.get(site).is_some_and(|known| by_others(known.hosts_until) && !known.is_at(&lease.hosts))
+            && !lease.hosts.is_empty()
+        {
             self.site_hosts_known(site, lease.hosts.clone(), Instant::MAX);
         }
         if let Some(known) = self.sites.get_mut(site) {

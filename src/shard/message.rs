@@ -10,6 +10,7 @@ use crate::policy::logins::Granted;
 use crate::reply::Reply;
 use crate::shard::attempt::AttemptOutcome;
 use crate::shard::permits::{ConnectionPermit, SitePermits};
+use crate::shard::site::HostAddress;
 use crate::smtp::client::Transaction;
 use crate::smtp::sasl::Login;
 use bytes::Bytes;
@@ -182,7 +183,7 @@ pub struct Lease {
     /// The site.
     pub site: Arc<SitePermits>,
     /// The site's addresses as its home knows them.
-    pub hosts: Vec<(Box<str>, SocketAddr)>,
+    pub hosts: Vec<HostAddress>,
     /// The whole transaction but its content.
     pub transaction: Transaction,
     /// The recipients' places in the message, in the order of the transaction's.

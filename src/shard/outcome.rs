@@ -231,6 +231,7 @@ impl Core {
             age_ms: now.unix.since(message.arrived()).as_millis() as u64,
             took_ms: outcome.took.as_millis() as u64,
             tls: outcome.tls,
+            tls_policy: outcome.tls_policy,
         })
     }
 
@@ -425,7 +426,8 @@ impl Core {
             tenant: self.tenants.name(message.tenant()).into(),
             arrived: now.unix,
             client: Box::default(),
-            require_tls: false,
+            // RFC 8689 5: what a report tells is protected as the message is.
+            require_tls: message.require_tls(),
             is_dsn: true,
             held: None,
         };
@@ -489,6 +491,7 @@ impl Core {
                 .collect(),
             body: message.body(),
             smtputf8: message.smtputf8(),
+            require_tls: message.require_tls(),
             ret: message.ret(),
             envid: message.envid().map(Into::into),
             content_len: u64::from(message.content().len),

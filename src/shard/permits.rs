@@ -7,13 +7,15 @@
 use crate::clock::Instant;
 use crate::io::dns::MxHost;
 use crate::limits::MAX_SITES;
+use crate::policy::outbound_tls::TlsRule;
 use crate::shard::adaptive::Adaptive;
 use crate::shard::gcra::Gcra;
-use crate::shard::settings::{Rate, Settings, Target};
+use crate::shard::settings::{Rate, Route, Settings, Target};
 use crate::shard::shaping::{Entries, Shape};
 use crate::shard::shared_limit::SharedLimit;
 use crate::shard::waiting_shards::WaitingShards;
 use foldhash::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,11 +32,7 @@ pub struct SitePermits {
     pub shape: Shape,
     /// The limits that it shares with other sites.
     pub shared: Box<[Arc<SharedLimit>]>,
-    /// What the provider bears of it at present.
-    pub adaptive: Adaptive,
-    connections: AtomicU32,
-    openings: Gcra,
-    transactions: Gcra,
+    used: Arc<Used>,
     waiting: WaitingShards,
     /// Connections by shard.
     held: Box<[AtomicU32]>,
@@ -53,6 +51,17 @@ pub enum Busy {
     SharedUntil(Arc<SharedLimit>, Instant),
 }
 
+/// What is used of a site's limits. Sites of the same hosts share it, which differ only in what TLS must prove there: a
+/// provider's limits hold for all of them together.
+#[derive(Debug, Default)]
+struct Used {
+    /// What the provider bears of them at present.
+    adaptive: Adaptive,
+    connections: AtomicU32,
+    openings: Gcra,
+    transactions: Gcra,
+}
+
 impl SitePermits {
     /// A site without connections and without burst credit: what was sent before this start is not known.
     pub fn new(
@@ -69,10 +78,7 @@ impl SitePermits {
             route,
             shape,
             shared,
-            adaptive: Adaptive::default(),
-            connections: AtomicU32::new(0),
-            openings: Gcra::default(),
-            transactions: Gcra::default(),
+            used: Arc::default(),
             waiting: WaitingShards::default(),
             held: (0..shards).map(|_| AtomicU32::new(0)).collect(),
         }
@@ -82,7 +88,8 @@ impl SitePermits {
     /// one now.
     pub fn connect(self: &Arc<Self>, shard: u8, now: Instant) -> Result<ConnectionPermit, Busy> {
         let most = self.allowed();
-        self.connections
+        self.used
+            .connections
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1))
             .map_err(|_| Busy::Connections)?;
         for (taken, limit) in self.shared.iter().enumerate() {
@@ -96,30 +103,35 @@ impl SitePermits {
         Ok(ConnectionPermit { site: Arc::clone(self), shard })
     }
 
+    /// What the provider bears of it at present.
+    pub fn adaptive(&self) -> &Adaptive {
+        &self.used.adaptive
+    }
+
     /// Connections that it may have at present.
     pub fn allowed(&self) -> u32 {
-        self.adaptive.connections(self.shape.limits.connections)
+        self.used.adaptive.connections(self.shape.limits.connections)
     }
 
     /// Its own rate of transactions at present.
     pub fn rate(&self) -> Option<Rate> {
-        self.adaptive.rate(self.shape.limits.rate)
+        self.used.adaptive.rate(self.shape.limits.rate)
     }
 
     /// Gives back the site's own place, and those of the first so many limits that it shares.
     fn free_places(&self, shared: usize) {
         self.shared[..shared].iter().for_each(|limit| limit.free_place());
-        self.connections.fetch_sub(1, Ordering::AcqRel);
+        self.used.connections.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn take_opening(&self, now: Instant) -> Result<(), Busy> {
         let own = self.shape.limits.connection_rate;
-        own.map_or(Ok(()), |rate| self.openings.take(rate, now)).map_err(Busy::Until)?;
+        own.map_or(Ok(()), |rate| self.used.openings.take(rate, now)).map_err(Busy::Until)?;
         for (taken, limit) in self.shared.iter().enumerate() {
             if let Err(at) = limit.take_opening(now) {
                 self.shared[..taken].iter().for_each(|limit| limit.return_opening());
                 if let Some(rate) = own {
-                    self.openings.give_back(rate);
+                    self.used.openings.give_back(rate);
                 }
                 return Err(Busy::SharedUntil(Arc::clone(limit), at));
             }
@@ -134,14 +146,14 @@ impl SitePermits {
 
     /// Connections of all shards.
     pub fn connections(&self) -> u32 {
-        self.connections.load(Ordering::Acquire)
+        self.used.connections.load(Ordering::Acquire)
     }
 
     /// Takes the right to begin one transaction, here and under all limits that the site shares, or says what has to be
     /// waited for. The first call after a start finds no credit but the one transaction.
     pub fn begin_transaction(&self, now: Instant) -> Result<(), Busy> {
         let own = self.rate();
-        own.map_or(Ok(()), |rate| self.transactions.take(rate, now)).map_err(Busy::Until)?;
+        own.map_or(Ok(()), |rate| self.used.transactions.take(rate, now)).map_err(Busy::Until)?;
         for (taken, limit) in self.shared.iter().enumerate() {
             if let Err(at) = limit.take_transaction(now) {
                 self.return_transactions(taken);
@@ -153,12 +165,12 @@ impl SitePermits {
 
     /// When the next transaction may begin by the site's own rate, if not now. Takes nothing.
     pub fn next_transaction(&self, now: Instant) -> Option<Instant> {
-        self.transactions.next(self.rate()?, now)
+        self.used.transactions.next(self.rate()?, now)
     }
 
     /// When the next connection may be opened by the site's own rate, if not now. Takes nothing.
     pub fn next_opening(&self, now: Instant) -> Option<Instant> {
-        self.openings.next(self.shape.limits.connection_rate?, now)
+        self.used.openings.next(self.shape.limits.connection_rate?, now)
     }
 
     /// Gives back the right of [`begin_transaction`](Self::begin_transaction) that was not used.
@@ -169,7 +181,7 @@ impl SitePermits {
     fn return_transactions(&self, shared: usize) {
         self.shared[..shared].iter().for_each(|limit| limit.return_transaction());
         if let Some(rate) = self.rate() {
-            self.transactions.give_back(rate);
+            self.used.transactions.give_back(rate);
         }
     }
 
@@ -270,6 +282,7 @@ pub struct SiteRegistry {
     sites: Vec<Arc<SitePermits>>,
     shared: Vec<Arc<SharedLimit>>,
     by_hosts: HashMap<(usize, Entries, Box<str>), u32>,
+    used_by_hosts: HashMap<(usize, Entries, Box<str>), Arc<Used>>,
 }
 
 impl SiteRegistry {
@@ -283,6 +296,7 @@ impl SiteRegistry {
             sites: Vec::new(),
             shared,
             by_hosts: HashMap::default(),
+            used_by_hosts: HashMap::default(),
         };
         for (index, route) in settings.routes.iter().enumerate() {
             if matches!(route.target, Target::NextHops(_)) {
@@ -293,10 +307,24 @@ impl SiteRegistry {
     }
 
     fn add(&mut self, route: usize, name: Box<str>, shape: Shape) -> Arc<SitePermits> {
+        let permits = self.make(route, name, shape);
+        self.keep(permits)
+    }
+
+    fn make(&self, route: usize, name: Box<str>, shape: Shape) -> SitePermits {
         let shared = shape.shared.iter().filter_map(|place| self.shared.get(*place as usize)).map(Arc::clone).collect();
-        let permits = Arc::new(SitePermits::new(self.sites.len() as u32, name, route, shape, shared, self.shards));
+        SitePermits::new(self.sites.len() as u32, name, route, shape, shared, self.shards)
+    }
+
+    fn keep(&mut self, permits: SitePermits) -> Arc<SitePermits> {
+        let permits = Arc::new(permits);
         self.sites.push(Arc::clone(&permits));
         permits
+    }
+
+    /// What all of it is made from.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The fixed sites, for the shards' start.
@@ -309,16 +337,31 @@ impl SiteRegistry {
         &self.shared
     }
 
-    /// The site that the mail hosts of `domain` make: all domains with the same set of hosts share it, but for those
-    /// with other terms. None when no route takes the domain, or when [`MAX_SITES`] are known.
+    /// What the route of a domain asks of TLS, and the port of its mail hosts; none where it has none.
+    pub fn tls_rule(&self, domain: &str) -> Option<(&TlsRule, u16)> {
+        match self.settings.routes.iter().find(|route| route.domains.fits(domain))? {
+            Route { target: Target::Mx { port }, tls, .. } => Some((tls, *port)),
+            _ => None,
+        }
+    }
+
+    /// The site that the mail hosts of `domain` make: all domains with the same set of hosts share it, but for those with
+    /// other terms, and as far as the same is asked of TLS there; where not, their sites share the limits. None when no
+    /// route takes the domain, or when [`MAX_SITES`] are known.
     pub fn site_of(&mut self, domain: &str, hosts: &[MxHost]) -> Option<Arc<SitePermits>> {
         let settings = Arc::clone(&self.settings);
         let (index, route) = settings.routes.iter().enumerate().find(|(_, route)| route.domains.fits(domain))?;
-        let mut names: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
+        let mut names: Vec<(&str, &str)> = hosts.iter().map(|host| (&*host.name, host.tls.kind())).collect();
         names.sort_unstable();
         names.dedup();
         let entries = if route.shaped { settings.shaping.entries_of(domain, hosts) } else { Entries::default() };
-        let key = (index, entries, names.join(" ").into_boxed_str());
+        let joined = |texts: Vec<&str>| (index, entries, texts.join(" ").into_boxed_str());
+        let plain = joined(names.iter().map(|(name, _)| *name).collect());
+        let kinds: BTreeSet<&str> = names.iter().map(|(_, kind)| *kind).filter(|kind| !kind.is_empty()).collect();
+        let key = match kinds.is_empty() {
+            true => plain.clone(),
+            false => joined(names.iter().flat_map(|(name, kind)| [*name, "/", *kind]).collect()),
+        };
         if let Some(&site) = self.by_hosts.get(&key) {
             return Some(Arc::clone(&self.sites[site as usize]));
         }
@@ -328,7 +371,13 @@ impl SiteRegistry {
         let name = hosts.iter().min_by_key(|host| (host.preference, &host.name)).map_or(domain, |host| &*host.name);
         // A domain with terms of its own is told from the others of its hosts.
         let name = if entries.domain.is_some() { format!("{domain} at {name}") } else { name.to_owned() };
-        let permits = self.add(index, name.into(), settings.shaping.shape(route, entries));
+        let name = match kinds.is_empty() {
+            true => name,
+            false => format!("{name} ({})", kinds.into_iter().collect::<Vec<_>>().join(", ")),
+        };
+        let mut permits = self.make(index, name.into(), settings.shaping.shape(route, entries));
+        permits.used = Arc::clone(self.used_by_hosts.entry(plain).or_insert_with(|| Arc::clone(&permits.used)));
+        let permits = self.keep(permits);
         self.by_hosts.insert(key, permits.index);
         Some(permits)
     }
@@ -337,6 +386,7 @@ impl SiteRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::outbound_tls::TlsLevel;
     use crate::shard::settings::SiteLimits;
     use crate::shard::shaping::LimitSpec;
     use crate::smtp::client::{ClientConfig, ClientTimeouts, TlsUse};
@@ -371,6 +421,7 @@ mod tests {
             idle_timeout: times.1,
             adapt: true,
             shared: Vec::new(),
+            tls: TlsRule::of(TlsLevel::Never),
         }
     }
 
@@ -474,5 +525,51 @@ mod tests {
         }
         let moved = four.iter().zip(&five).filter(|(a, b)| a != b).count();
         assert!(moved < 300, "{moved} of 1000 moved");
+    }
+
+    #[test]
+    fn sites_of_the_same_hosts_differ_by_policy_and_share_their_limits() {
+        use crate::policy::outbound_tls::HostTls;
+        let text = "[[listener]]\naddress = \"127.0.0.1:25\"\n[[route]]\nconnections = 3\nrate = \"1/1s\"\n";
+        let config = crate::config::Config::parse(text).unwrap();
+        let settings = Arc::new(crate::config::settings::settings(&config, None));
+        let mut registry = SiteRegistry::new(settings, 2);
+        let hosts = |tls: [HostTls; 2]| {
+            let names = ["a.test", "b.test"].into_iter().zip(tls);
+            let host =
+                |(name, tls): (&str, HostTls)| MxHost { preference: 0, name: name.into(), tls, addresses: Vec::new() };
+            names.map(host).collect::<Vec<_>>()
+        };
+        let dane = |octet| {
+            HostTls::Dane(Arc::from([crate::policy::dane::Tlsa {
+                usage: 3,
+                selector: 1,
+                matching: 1,
+                data: [octet; 32].into(),
+            }]))
+        };
+        let mut of = |tls| registry.site_of("d.test", &hosts(tls)).unwrap();
+        let plain = of([HostTls::None, HostTls::None]);
+        let named = of([HostTls::Named, HostTls::Named]);
+        let half = of([dane(1), HostTls::None]);
+        assert_eq!((&*plain.name, &*named.name, &*half.name), ("a.test", "a.test (MTA-STS)", "a.test (DANE)"));
+        // New records are no new site, and neither is a domain of which the same is asked.
+        assert!(
+            Arc::ptr_eq(&half, &of([dane(2), HostTls::None]))
+                && Arc::ptr_eq(&named, &of([HostTls::Named, HostTls::Named]))
+        );
+        assert!(!Arc::ptr_eq(&half, &of([HostTls::None, dane(1)])));
+        let held: Vec<_> =
+            [&plain, &named, &half].into_iter().map(|site| site.connect(0, Instant::ZERO).unwrap()).collect();
+        assert!(
+            plain.connect(1, Instant::ZERO).is_err()
+                && named.connect(1, Instant::ZERO).is_err()
+                && half.connections() == 3
+        );
+        drop(held);
+        assert_eq!((plain.connections(), named.connections()), (0, 0));
+        // The first transaction of either spends what there is for all.
+        let now = Instant::from_nanos(1_000_000_000);
+        assert!(named.begin_transaction(now).is_ok() && plain.begin_transaction(now).is_err());
     }
 }

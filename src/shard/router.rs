@@ -8,6 +8,7 @@ use crate::clock::{Instant, Now};
 use crate::event::Severity;
 use crate::io::dns::{DnsFailure, Query, Resolution};
 use crate::limits::{MAX_CACHED_DOMAINS, NEGATIVE_DNS_TTL, RESOLVE_AGAIN};
+use crate::policy::outbound_tls::{HostTls, TlsLevel};
 use crate::queue::{SiteId, Slot};
 use crate::reply::Reply;
 use crate::shard::attempt::{AttemptOutcome, Verdict};
@@ -15,9 +16,10 @@ use crate::shard::core::Core;
 use crate::shard::message::Report;
 use crate::shard::permits::SitePermits;
 use crate::shard::settings::{HostSpec, Target};
+use crate::shard::site::HostAddress;
 use foldhash::HashMap;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What the shard knows of a domain.
@@ -34,9 +36,9 @@ enum Knowledge {
 /// Domains and what is known of them.
 #[derive(Debug, Default)]
 pub struct Router {
-    domains: HashMap<Box<str>, Knowledge>,
+    domains: HashMap<Query, Knowledge>,
     /// What was asked and when, in the order of asking; some are answered.
-    asked: VecDeque<(Instant, Box<str>)>,
+    asked: VecDeque<(Instant, Query)>,
 }
 
 impl Core {
@@ -58,12 +60,23 @@ impl Core {
             self.fail_unattempted(slot, recipient, AttemptOutcome::local(Verdict::Failed, reply), now);
             return;
         };
-        match self.settings.routes[index].target {
+        let require_tls = self.queue.message(slot).is_some_and(|message| message.require_tls());
+        let route = &self.settings.routes[index];
+        match route.target {
+            Target::NextHops(_) if require_tls && route.tls.level != TlsLevel::Verified => {
+                let text = format!(
+                    "REQUIRETLS was asked for, and the hosts of the route {} prove nothing (tls = \"verified\" has them do so)",
+                    route.name
+                );
+                let outcome = AttemptOutcome::local(Verdict::Failed, Reply::new(550, (5, 7, 30), text));
+                self.fail_unattempted(slot, recipient, outcome, now);
+            }
             Target::NextHops(_) => match self.fixed_sites[index] {
                 Some(site) => self.assign(slot, recipient, site),
                 None => self.notice(Severity::Error, format!("route {} has no site", self.settings.routes[index].name)),
             },
-            Target::Mx { .. } => self.route_by_mx(slot, recipient, domain, now),
+            Target::Mx { .. } if require_tls => self.route_by_mx(slot, recipient, Query::SecureMail(domain), now),
+            Target::Mx { .. } => self.route_by_mx(slot, recipient, Query::Mail(domain), now),
         }
     }
 
@@ -78,15 +91,15 @@ impl Core {
         self.touch(site);
     }
 
-    fn route_by_mx(&mut self, slot: Slot, recipient: u16, domain: Box<str>, now: Now) {
-        match self.router.domains.get_mut(&domain) {
+    fn route_by_mx(&mut self, slot: Slot, recipient: u16, query: Query, now: Now) {
+        match self.router.domains.get_mut(&query) {
             Some(Knowledge::Site { site, until }) if *until > now.instant => {
                 let site = *site;
                 self.assign(slot, recipient, site);
             }
             Some(Knowledge::Failed { failure, until }) if *until > now.instant => {
                 let failure = failure.clone();
-                self.settle_unresolved(slot, recipient, &domain, &failure, now);
+                self.settle_unresolved(slot, recipient, query.name(), &failure, now);
             }
             Some(Knowledge::Asked { waiting, .. }) => {
                 waiting.push((slot, recipient));
@@ -95,10 +108,10 @@ impl Core {
             _ => {
                 self.queue.park(slot, recipient);
                 self.make_room(now);
-                self.ask(Query::Mail(domain.clone()));
-                self.router.asked.push_back((now.instant, domain.clone()));
+                self.ask(query.clone());
+                self.router.asked.push_back((now.instant, query.clone()));
                 let asked = Knowledge::Asked { since: now.instant, waiting: vec![(slot, recipient)] };
-                self.router.domains.insert(domain, asked);
+                self.router.domains.insert(query, asked);
             }
         }
     }
@@ -131,14 +144,14 @@ impl Core {
         while let Some((asked, _)) = self.router.asked.front()
             && now.instant.since(*asked) >= RESOLVE_AGAIN
         {
-            let Some((asked, domain)) = self.router.asked.pop_front() else { return };
+            let Some((asked, query)) = self.router.asked.pop_front() else { return };
             // An answer may have come, and gone out of date, and the question have been put anew since.
-            if let Some(Knowledge::Asked { since, .. }) = self.router.domains.get_mut(&domain)
+            if let Some(Knowledge::Asked { since, .. }) = self.router.domains.get_mut(&query)
                 && *since == asked
             {
                 *since = now.instant;
-                self.ask(Query::Mail(domain.clone()));
-                self.router.asked.push_back((now.instant, domain));
+                self.ask(query.clone());
+                self.router.asked.push_back((now.instant, query));
             }
         }
     }
@@ -147,12 +160,13 @@ impl Core {
     pub(super) fn resolved(&mut self, resolution: Resolution, permits: Option<Arc<SitePermits>>, now: Now) {
         match &resolution.query {
             Query::Host(name) => self.next_hop_resolved(name, &resolution, now),
-            Query::Mail(domain) => self.domain_resolved(domain, &resolution, permits, now),
+            Query::Mail(_) | Query::SecureMail(_) => self.domain_resolved(&resolution, permits, now),
         }
     }
 
-    fn domain_resolved(&mut self, domain: &str, resolution: &Resolution, permits: Option<Arc<SitePermits>>, now: Now) {
-        let waiting = match self.router.domains.remove(domain) {
+    fn domain_resolved(&mut self, resolution: &Resolution, permits: Option<Arc<SitePermits>>, now: Now) {
+        let query = &resolution.query;
+        let waiting = match self.router.domains.remove(query) {
             Some(Knowledge::Asked { waiting, .. }) => waiting,
             _ => Vec::new(),
         };
@@ -162,7 +176,7 @@ impl Core {
                 let until = now.instant.after(resolution.ttl);
                 let addresses = self.shuffled(hosts, port);
                 let site = self.learn_site(permits, addresses, until);
-                self.router.domains.insert(domain.into(), Knowledge::Site { site, until });
+                self.router.domains.insert(query.clone(), Knowledge::Site { site, until });
                 self.route_again(waiting, now);
                 return;
             }
@@ -170,7 +184,7 @@ impl Core {
             (Err(failure), _) => (failure.clone(), resolution.ttl),
         };
         let until = now.instant.after(ttl);
-        self.router.domains.insert(domain.into(), Knowledge::Failed { failure, until });
+        self.router.domains.insert(query.clone(), Knowledge::Failed { failure, until });
         self.route_again(waiting, now);
     }
 
@@ -197,6 +211,12 @@ impl Core {
                 Verdict::Failed,
                 Reply::new(556, (5, 1, 10), format!("The domain {domain} says that it takes no mail (null MX)")),
             ),
+            DnsFailure::Unprotected(what) => {
+                AttemptOutcome::local(Verdict::Failed, Reply::new(550, (5, 7, 30), what.clone()))
+            }
+            DnsFailure::Policy(what) => {
+                AttemptOutcome::local(Verdict::Unresolved, Reply::new(451, (4, 7, 5), what.clone()))
+            }
             DnsFailure::Temporary(what) => AttemptOutcome::local(
                 Verdict::Unresolved,
                 Reply::new(451, (4, 4, 3), format!("DNS could not be asked for {domain}: {what}")),
@@ -206,14 +226,18 @@ impl Core {
     }
 
     /// The hosts' addresses in the order in which to try them: by preference, equals in random order (RFC 5321 5.1).
-    fn shuffled(&mut self, hosts: &[crate::io::dns::MxHost], port: u16) -> Vec<(Box<str>, SocketAddr)> {
+    fn shuffled(&mut self, hosts: &[crate::io::dns::MxHost], port: u16) -> Vec<HostAddress> {
         let mut order: Vec<(u16, u64, usize)> =
             hosts.iter().enumerate().map(|(index, host)| (host.preference, self.random(), index)).collect();
         order.sort_unstable();
         let mut addresses = Vec::new();
         for (_, _, index) in order {
             let host = &hosts[index];
-            addresses.extend(host.addresses.iter().map(|&address| (host.name.clone(), SocketAddr::new(address, port))));
+            addresses.extend(host.addresses.iter().map(|&address| HostAddress {
+                name: host.name.clone(),
+                address: SocketAddr::new(address, port),
+                tls: host.tls.clone(),
+            }));
         }
         addresses
     }
@@ -240,17 +264,18 @@ impl Core {
     }
 
     /// The addresses of a pool in its order, as far as its names are known.
-    pub(super) fn pool_addresses(&self, route: usize) -> Vec<(Box<str>, SocketAddr)> {
+    pub(super) fn pool_addresses(&self, route: usize) -> Vec<HostAddress> {
         let Target::NextHops(hops) = &self.settings.routes[route].target else { return Vec::new() };
         let mut addresses = Vec::new();
+        let mut add = |name: Box<str>, address: IpAddr, port| {
+            addresses.push(HostAddress { name, address: SocketAddr::new(address, port), tls: HostTls::None });
+        };
         for hop in hops {
             match &hop.host {
-                HostSpec::Address(address) => {
-                    addresses.push((address.to_string().into(), SocketAddr::new(*address, hop.port)));
-                }
+                HostSpec::Address(address) => add(address.to_string().into(), *address, hop.port),
                 HostSpec::Name(name) => {
                     for &address in self.named_hops.get(name).into_iter().flatten() {
-                        addresses.push((name.clone(), SocketAddr::new(address, hop.port)));
+                        add(name.clone(), address, hop.port);
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 use crate::policy::classify::Classifier;
 use crate::policy::connection_rate::ConnectionRates;
+use crate::policy::outbound_tls::TlsRule;
 use crate::policy::relay::RelayPolicy;
 use crate::queue::retry::RetrySchedule;
 use crate::shard::shaping::Shaping;
@@ -96,6 +97,8 @@ pub struct Route {
     pub shaped: bool,
     /// Whether limits follow what destinations say.
     pub adapt: bool,
+    /// How TLS is used.
+    pub tls: TlsRule,
     /// How connections speak.
     pub client: Arc<ClientConfig>,
     /// After how long a connection attempt counts as failed.

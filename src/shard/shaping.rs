@@ -5,8 +5,9 @@
 //! domain with an entry of its own is a site of its own. Shared limits span all sites whose entries name them.
 
 use crate::io::dns::MxHost;
+use crate::policy::outbound_tls::{TlsLevel, TlsRule};
 use crate::shard::settings::{DomainPattern, Rate, Route, SiteLimits};
-use crate::smtp::client::{ClientConfig, ClientTimeouts, TlsUse};
+use crate::smtp::client::{ClientConfig, ClientTimeouts};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,7 +73,7 @@ pub struct Tolerance {
     /// Recipients in one transaction.
     pub recipients_per_transaction: Option<usize>,
     /// How TLS is used.
-    pub tls: Option<TlsUse>,
+    pub tls: Option<TlsLevel>,
     /// After how long a connection attempt counts as failed.
     pub connect_timeout: Option<Duration>,
     /// How long an unused connection is kept.
@@ -120,6 +121,8 @@ pub struct Shape {
     pub provider: Option<Box<str>>,
     /// Its own limits.
     pub limits: SiteLimits,
+    /// How TLS is used.
+    pub tls: TlsRule,
     /// How connections speak.
     pub client: Arc<ClientConfig>,
     /// After how long a connection attempt counts as failed.
@@ -172,6 +175,7 @@ impl Shape {
         Shape {
             provider: None,
             limits: route.limits.clone(),
+            tls: route.tls.clone(),
             client: Arc::clone(&route.client),
             connect_timeout: route.connect_timeout,
             idle_timeout: route.idle_timeout,
@@ -207,7 +211,12 @@ impl Shape {
             final_dot: said_times.final_dot.unwrap_or(old.final_dot),
             ..old
         };
-        let tls = said.tls.unwrap_or(self.client.tls);
+        // Whoever wants proof is not content with encryption.
+        let weaker = self.tls.level == TlsLevel::Verified && said.tls == Some(TlsLevel::Required);
+        if let Some(level) = said.tls.filter(|_| !weaker) {
+            self.tls.level = level;
+        }
+        let tls = self.tls.tls_use();
         if timeouts != old || tls != self.client.tls {
             self.client = Arc::new(ClientConfig { tls, timeouts, ..(*self.client).clone() });
         }

@@ -8,6 +8,7 @@ use crate::event::Event;
 use crate::io::dns::{DnsFailure, Query};
 use crate::io::handler::ConnId;
 use crate::limits::{EXPIRY_SWEEP, HOST_BACKOFF_FIRST, HOST_BACKOFF_MAX, NO_TLS_MEMORY, RESOLVE_AGAIN, SWEEP_SHARE};
+use crate::policy::outbound_tls::HostTls;
 use crate::queue::{Pick, SiteId};
 use crate::reply::Reply;
 use crate::shard::ahead::AheadHabit;
@@ -21,6 +22,17 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// Where a site may be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostAddress {
+    /// The host's name, or its address in words.
+    pub name: Box<str>,
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// What it asks of TLS.
+    pub tls: HostTls,
+}
+
 /// One address of a site.
 #[derive(Debug)]
 pub struct Host {
@@ -28,6 +40,8 @@ pub struct Host {
     pub name: Box<str>,
     /// Where to connect.
     pub address: SocketAddr,
+    /// What it asks of TLS.
+    pub tls: HostTls,
     /// Not tried before this.
     pub down_until: Instant,
     /// Failures in a row.
@@ -99,7 +113,8 @@ impl Site {
         Site {
             permits,
             hosts: Vec::new(),
-            hosts_until: Instant::ZERO,
+            // Nothing is known yet, and nothing of it by DNS.
+            hosts_until: Instant::MAX,
             idle: Vec::new(),
             open: 0,
             opening: 0,
@@ -120,13 +135,14 @@ impl Site {
     }
 
     /// Takes over a new list of addresses; what is known of an address stays.
-    fn set_hosts(&mut self, addresses: Vec<(Box<str>, SocketAddr)>, until: Instant) {
+    fn set_hosts(&mut self, addresses: Vec<HostAddress>, until: Instant) {
         let mut old = std::mem::take(&mut self.hosts);
-        for (name, address) in addresses {
+        for HostAddress { name, address, tls } in addresses {
             let known = old.iter().position(|host| host.address == address).map(|index| old.swap_remove(index));
-            self.hosts.push(known.unwrap_or(Host {
+            self.hosts.push(known.map(|known| Host { tls: tls.clone(), ..known }).unwrap_or(Host {
                 name,
                 address,
+                tls,
                 down_until: Instant::ZERO,
                 failures: 0,
                 no_tls_until: Instant::ZERO,
@@ -142,8 +158,16 @@ impl Site {
     }
 
     /// Its addresses, in order.
-    pub fn addresses(&self) -> Vec<(Box<str>, SocketAddr)> {
-        self.hosts.iter().map(|host| (host.name.clone(), host.address)).collect()
+    pub fn addresses(&self) -> Vec<HostAddress> {
+        let of = |host: &Host| HostAddress { name: host.name.clone(), address: host.address, tls: host.tls.clone() };
+        self.hosts.iter().map(of).collect()
+    }
+
+    /// Whether these are its addresses, with what is asked of TLS there, in whatever order.
+    pub fn is_at(&self, addresses: &[HostAddress]) -> bool {
+        let known =
+            |one: &HostAddress| self.hosts.iter().any(|host| host.address == one.address && host.tls == one.tls);
+        self.hosts.len() == addresses.len() && addresses.iter().all(known)
     }
 
     /// The host with this address, if the site still has it.
@@ -332,7 +356,7 @@ impl Core {
     pub(super) fn learn_site(
         &mut self,
         permits: Arc<SitePermits>,
-        addresses: Vec<(Box<str>, SocketAddr)>,
+        addresses: Vec<HostAddress>,
         until: Instant,
     ) -> SiteId {
         let site = self.sites.of(&permits);
@@ -340,7 +364,7 @@ impl Core {
         site
     }
 
-    pub(super) fn site_hosts_known(&mut self, site: SiteId, addresses: Vec<(Box<str>, SocketAddr)>, until: Instant) {
+    pub(super) fn site_hosts_known(&mut self, site: SiteId, addresses: Vec<HostAddress>, until: Instant) {
         if let Some(known) = self.sites.get_mut(site) {
             known.set_hosts(addresses, until);
         }
@@ -357,6 +381,7 @@ impl Core {
     ) {
         let what = match failure {
             DnsFailure::Temporary(what) => format!("DNS could not be asked for {name}: {what}"),
+            DnsFailure::Policy(what) | DnsFailure::Unprotected(what) => what.clone(),
             DnsFailure::NoDomain | DnsFailure::NullMx => format!("the next hop {name} has no address"),
         };
         if self.sites.get(site).is_some_and(|known| known.hosts.is_empty()) {

@@ -63,7 +63,7 @@ impl Core {
         if let Some(at) = known.permits.next_transaction(now.instant) {
             let wait = at.since(now.instant).as_millis();
             let slower =
-                if known.permits.adaptive.is_cut() { ", slowed down after complaints of its own," } else { "" };
+                if known.permits.adaptive().is_cut() { ", slowed down after complaints of its own," } else { "" };
             return format!("site {name}: its rate{slower} allows the next message in {wait} ms; {ready} are ready");
         }
         match known.permits.is_narrow(self.shards).then(|| known.permits.owner(self.shards)) {
@@ -155,6 +155,7 @@ fn meaning(subject: u16, detail: u16) -> Option<&'static str> {
         (4, 3) => "DNS could not be asked",
         (4, 4) => "there is no way to the host",
         (4, 5) => "the host is congested",
+        (7, 5) => "what the destination's TLS policy asks for is not met",
         _ => return None,
     })
 }

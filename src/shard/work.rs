@@ -244,6 +244,7 @@ impl Core {
             stage,
             remote: Some(outbound.remote.clone()),
             tls: outbound.tls.as_ref().map(|tls| tls.version),
+            tls_policy: outbound.wish.by.policy(),
             took,
             from_peer: stage.is_some(),
             peer_reports: outbound.client.peer().dsn(),

@@ -142,13 +142,20 @@ impl Client {
         }
     }
 
+    /// The handshake succeeded, and the peer has not shown that it is who it should be: nothing is said to it.
+    pub fn handle_unproven(&mut self, why: &str) {
+        if self.state == State::Handshake {
+            self.fail(FailureKind::Unproven(why.to_owned()));
+        }
+    }
+
     /// Starts a transaction; only after [`ClientEvent::Ready`], and without effect on a client that has failed.
     pub fn begin(&mut self, transaction: Transaction, now: Instant) {
         debug_assert!(self.is_idle() || self.state == State::Over, "a transaction begins only after Ready");
         if !self.is_idle() {
             return;
         }
-        let obstacle = transaction.obstacle(&self.peer, self.config.assume_8bitmime);
+        let obstacle = transaction.obstacle(&self.peer, self.secure, self.config.assume_8bitmime);
         let chunking = self.config.chunking && self.peer.chunking();
         let pipelined = self.config.pipelining && self.peer.pipelining();
         let no_recipients = transaction.recipients.is_empty();
@@ -183,7 +190,7 @@ impl Client {
     /// # Errors
     /// Gives the transaction back where it is not possible: the peer lacks what it needs, or it is not the time.
     pub fn begin_ahead(&mut self, transaction: Transaction, trial: bool) -> Result<(), Box<Transaction>> {
-        let obstacle = transaction.obstacle(&self.peer, self.config.assume_8bitmime).is_some();
+        let obstacle = transaction.obstacle(&self.peer, self.secure, self.config.assume_8bitmime).is_some();
         if !self.may_begin_ahead() || obstacle || transaction.recipients.is_empty() {
             return Err(Box::new(transaction));
         }

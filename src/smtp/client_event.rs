@@ -86,8 +86,17 @@ pub enum FailureKind {
     TlsRefused(Reply),
     /// TLS is required and the peer does not offer it.
     TlsNotOffered,
+    /// The peer did not prove who it is; the owner's words.
+    Unproven(String),
     /// The owner could not provide the content it announced: the dialogue can only be broken off.
     ContentUnavailable,
+}
+
+impl FailureKind {
+    /// Whether it is TLS that is missing, or not as it was asked for.
+    pub fn is_for_want_of_tls(&self) -> bool {
+        matches!(self, FailureKind::TlsRefused(_) | FailureKind::TlsNotOffered | FailureKind::Unproven(_))
+    }
 }
 
 impl fmt::Display for FailureKind {
@@ -99,6 +108,7 @@ impl fmt::Display for FailureKind {
             FailureKind::Protocol(what) => write!(f, "protocol error: {what}"),
             FailureKind::TlsRefused(reply) => write!(f, "TLS is required, but STARTTLS was refused: {reply}"),
             FailureKind::TlsNotOffered => f.write_str("TLS is required, but the host does not offer STARTTLS"),
+            FailureKind::Unproven(why) => write!(f, "the host has not proven who it is: {why}"),
             FailureKind::ContentUnavailable => f.write_str("the content of the message could not be read"),
         }
     }

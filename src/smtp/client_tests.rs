@@ -50,6 +50,7 @@ fn transaction(recipients: &[&str], content: &[u8], chunk: Option<usize>) -> Tra
         recipients: recipients.iter().copied().map(recipient).collect(),
         body: Body::SevenBit,
         smtputf8: false,
+        require_tls: false,
         ret: None,
         envid: None,
         content_len: content.len() as u64,

@@ -21,6 +21,8 @@ pub struct Transaction {
     pub body: Body,
     /// The message needs SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
+    /// It may only go to a peer that offers REQUIRETLS under TLS (RFC 8689). Whether the peer has proven who it is the owner knows.
+    pub require_tls: bool,
     /// RET=, sent where the peer offers DSN.
     pub ret: Option<Ret>,
     /// ENVID= in xtext as it was given, sent where the peer offers DSN.
@@ -53,7 +55,7 @@ pub enum OutgoingContent {
 
 impl Transaction {
     /// What keeps this transaction from being sent to this peer as it is; the same for all its recipients.
-    pub(super) fn obstacle(&self, peer: &Peer, assume_8bitmime: bool) -> Option<RecipientOutcome> {
+    pub(super) fn obstacle(&self, peer: &Peer, secure: bool, assume_8bitmime: bool) -> Option<RecipientOutcome> {
         let broken = |byte: u8| byte < b' ' || byte == 0x7f;
         let mut parameters = self.recipients.iter().filter_map(|one| one.orcpt.as_ref()).chain(&self.envid);
         if self.paths().any(|path| path.bytes().any(broken))
@@ -69,6 +71,12 @@ impl Transaction {
                 enhanced: EnhancedCode { class: 5, subject: 6, detail: 7 },
                 text: "The host of the recipient does not support internationalized mail (SMTPUTF8), \
                        which this message needs",
+            });
+        }
+        if self.require_tls && !(secure && peer.require_tls()) {
+            return Some(RecipientOutcome::Unsupported {
+                enhanced: EnhancedCode { class: 5, subject: 7, detail: 30 },
+                text: "The host of the recipient does not support REQUIRETLS, which the sender of this message asked for",
             });
         }
         if self.body == Body::EightBitMime && !peer.eight_bit_mime() && !assume_8bitmime {
@@ -96,6 +104,9 @@ impl Transaction {
         }
         if self.needs_smtputf8() {
             put(out, &[" SMTPUTF8"]);
+        }
+        if self.require_tls {
+            put(out, &[" REQUIRETLS"]);
         }
         if peer.dsn() {
             match self.ret {

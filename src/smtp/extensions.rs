@@ -61,8 +61,8 @@ const LIMIT_MAX: u32 = 999_999;
 
 impl SessionConfig {
     /// Which parameters MAIL and RCPT may have.
-    pub(crate) fn offered(&self) -> Offered {
-        Offered { dsn: self.dsn, smtputf8: self.smtputf8, auth: self.auth }
+    pub(crate) fn offered(&self, tls: bool) -> Offered {
+        Offered { dsn: self.dsn, smtputf8: self.smtputf8, auth: self.auth, require_tls: tls }
     }
 
     /// Octets and recipients that a message may have.
@@ -93,6 +93,8 @@ impl SessionConfig {
         line(self.smtputf8, format_args!("SMTPUTF8"));
         line(self.chunking, format_args!("CHUNKING"));
         line(self.dsn, format_args!("DSN"));
+        // RFC 8689 2: only under TLS.
+        line(tls, format_args!("REQUIRETLS"));
         let recipients = max_recipients.clamp(1, LIMIT_MAX);
         let transactions = self.max_transactions.clamp(1, LIMIT_MAX);
         line(true, format_args!("LIMITS MAILMAX={transactions} RCPTMAX={recipients}"));

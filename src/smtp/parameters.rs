@@ -1,5 +1,5 @@
 //! The arguments of MAIL and RCPT: path and parameters (RFC 5321 4.1.1.2, 4.1.1.3, 4.1.2; SIZE RFC 1870, BODY RFC 6152,
-//! SMTPUTF8 RFC 6531, RET, ENVID, NOTIFY and ORCPT RFC 3461 and 6533). Read from the raw text, each octet accounted for.
+//! SMTPUTF8 RFC 6531, REQUIRETLS RFC 8689, RET, ENVID, NOTIFY and ORCPT RFC 3461 and 6533). Read from the raw text, each octet accounted for.
 //!
 //! Not here: limits of size and policy. What is not sound gives the reply that says what to mend.
 
@@ -20,13 +20,22 @@ pub struct Offered {
     pub smtputf8: bool,
     /// AUTH= of MAIL.
     pub auth: bool,
+    /// REQUIRETLS of MAIL.
+    pub require_tls: bool,
 }
 
 /// Reads `FROM:<path> [parameters]`.
 pub fn mail(arguments: &[u8], offered: Offered) -> Result<MailFrom, Reply> {
     let (path, rest) = split_path(arguments, b"FROM:", &replies::BAD_MAIL)?;
-    let mut mail =
-        MailFrom { reverse_path: None, size: None, body: Body::SevenBit, smtputf8: false, ret: None, envid: None };
+    let mut mail = MailFrom {
+        reverse_path: None,
+        size: None,
+        body: Body::SevenBit,
+        smtputf8: false,
+        require_tls: false,
+        ret: None,
+        envid: None,
+    };
     let mut seen = 0;
     for (keyword, value) in Parameters(rest) {
         let mut is = |word: &[u8], bit: u8| keyword_is(keyword, word, bit, &mut seen);
@@ -46,6 +55,11 @@ pub fn mail(arguments: &[u8], offered: Offered) -> Result<MailFrom, Reply> {
         } else if offered.auth && is(b"AUTH", 32)? {
             // RFC 4954 5: whoever submits is not trusted to speak for others, so it counts as <>.
             auth(value)?;
+        } else if offered.require_tls && is(b"REQUIRETLS", 64)? {
+            mail.require_tls = value.is_none();
+            if value.is_some() {
+                return Err(replies::BAD_REQUIRETLS);
+            }
         } else {
             return Err(unknown(keyword, value));
         }
@@ -269,8 +283,8 @@ mod tests {
     use proptest::prelude::*;
     use smtp_proto::Request;
 
-    const ALL: Offered = Offered { dsn: true, smtputf8: true, auth: true };
-    const NONE: Offered = Offered { dsn: false, smtputf8: false, auth: false };
+    const ALL: Offered = Offered { dsn: true, smtputf8: true, auth: true, require_tls: true };
+    const NONE: Offered = Offered { dsn: false, smtputf8: false, auth: false, require_tls: false };
 
     fn from(text: &str) -> Result<MailFrom, Reply> {
         mail(text.as_bytes(), ALL)
@@ -285,6 +299,14 @@ mod tests {
             Ok(_) => (0, String::new()),
             Err(reply) => (reply.code, reply.enhanced.map(|code| code.to_string()).unwrap_or_default()),
         }
+    }
+
+    #[test]
+    fn protection_is_asked_for_where_it_is_offered() {
+        assert!(from("FROM:<a@b> requiretls").unwrap().require_tls && !from("FROM:<a@b>").unwrap().require_tls);
+        assert_eq!(codes(from("FROM:<a@b> REQUIRETLS=yes")), (501, "5.5.4".into()));
+        assert_eq!(codes(from("FROM:<a@b> REQUIRETLS REQUIRETLS")).0, 501);
+        assert_eq!(codes(mail(b"FROM:<a@b> REQUIRETLS", NONE)).0, 555);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub struct Peer {
     chunking: bool,
     dsn: bool,
     starttls: bool,
+    require_tls: bool,
     enhanced_status_codes: bool,
     size: bool,
     size_max: Option<u64>,
@@ -57,6 +58,11 @@ impl Peer {
     /// It offers STARTTLS (RFC 3207).
     pub fn starttls(&self) -> bool {
         self.starttls
+    }
+
+    /// It offers REQUIRETLS (RFC 8689).
+    pub fn require_tls(&self) -> bool {
+        self.require_tls
     }
 
     /// It offers ENHANCEDSTATUSCODES (RFC 2034).
@@ -115,6 +121,8 @@ impl Peer {
                 self.dsn = true;
             } else if is("STARTTLS") {
                 self.starttls = true;
+            } else if is("REQUIRETLS") {
+                self.require_tls = true;
             } else if is("ENHANCEDSTATUSCODES") {
                 self.enhanced_status_codes = true;
             } else if is("SIZE") {
@@ -150,7 +158,7 @@ mod tests {
         let mut peer = Peer::default();
         peer.read_greeting("mx.example.org ESMTP");
         peer.read_hello(
-            "mx.example.org PIPELINING\npipelining\nSize 1000\n8BitMime\nSMTPUTF8\nCHUNKING\nDSN\nSTARTTLS\n\
+            "mx.example.org PIPELINING\npipelining\nSize 1000\n8BitMime\nSMTPUTF8\nCHUNKING\nDSN\nSTARTTLS\nRequireTLS\n\
              ENHANCEDSTATUSCODES\nLIMITS RCPTMAX=20 mailmax=5 RCPTDOMAINMAX=1 X=Y\nX-UNKNOWN a b",
         );
         let expected = Peer {
@@ -161,6 +169,7 @@ mod tests {
             chunking: true,
             dsn: true,
             starttls: true,
+            require_tls: true,
             enhanced_status_codes: true,
             size: true,
             size_max: Some(1000),

@@ -89,6 +89,8 @@ pub const NO_BINARYMIME: Reply =
     Reply::fixed(504, 5, 5, 4, "BINARYMIME is not offered; encode the content and use BODY=8BITMIME or 7BIT");
 /// SMTPUTF8=.
 pub const BAD_SMTPUTF8: Reply = Reply::fixed(501, 5, 5, 4, "SMTPUTF8 takes no value");
+/// REQUIRETLS.
+pub const BAD_REQUIRETLS: Reply = Reply::fixed(501, 5, 5, 4, "REQUIRETLS takes no value");
 /// RET=.
 pub const BAD_RET: Reply = Reply::fixed(501, 5, 5, 4, "RET must be FULL or HDRS");
 /// ENVID=.

@@ -509,7 +509,7 @@ impl Session {
         if self.transaction.open {
             return Err(replies::NESTED_MAIL);
         }
-        let mail = parameters::mail(arguments, self.config.offered())?;
+        let mail = parameters::mail(arguments, self.config.offered(self.tls))?;
         // RFC 1870 6.1: refused now, before the content is sent in vain.
         let bounds = owner.bounds(mail.reverse_path.as_ref());
         let (max_octets, max_recipients) = self.config.bounded(bounds);
@@ -543,7 +543,8 @@ impl Session {
         }
         self.transaction.recipient_tried = true;
         let config = &self.config;
-        let recipient = parameters::recipient(arguments, config.offered(), self.transaction.utf8, &config.hostname)?;
+        let recipient =
+            parameters::recipient(arguments, config.offered(self.tls), self.transaction.utf8, &config.hostname)?;
         // RFC 5321 4.5.3.1.10: 452, and what was accepted stays so.
         if self.transaction.recipients >= self.transaction.max_recipients {
             return Err(replies::TOO_MANY_RECIPIENTS);

@@ -24,6 +24,8 @@ pub struct MailFrom {
     pub body: Body,
     /// SMTPUTF8 was given.
     pub smtputf8: bool,
+    /// REQUIRETLS was given (RFC 8689).
+    pub require_tls: bool,
     /// RET=.
     pub ret: Option<Ret>,
     /// ENVID=, still encoded as xtext.

@@ -337,6 +337,7 @@ fn settings(hold: bool, chunking: bool) -> Settings {
 fn route(name: &str, host: IpAddr, chunking: bool) -> Route {
     let port = if chunking { CHUNKING_PORT } else { PLAIN_PORT };
     Route {
+        tls: ringpost::policy::outbound_tls::TlsRule::of(ringpost::policy::outbound_tls::TlsLevel::Never),
         name: name.into(),
         domains: DomainPattern::Exact(vec![format!("{name}.test").into()]),
         target: Target::NextHops(vec![NextHop { host: HostSpec::Address(host), port }]),

@@ -97,6 +97,24 @@ impl NameServer {
         self.zone.lock().expect("the zone").entries.entry(name.into()).or_default().records.push(record);
     }
 
+    /// The mail host of a domain, from now on.
+    pub fn lead(&self, name: &str, host: &str) {
+        let data = [10u16.to_be_bytes().as_slice(), &encoded(host)].concat();
+        let record = Record { kind: MX, ttl: 1, data };
+        self.zone.lock().expect("the zone").entries.entry(name.into()).or_default().records.push(record);
+    }
+
+    /// The address of a host, from now on.
+    pub fn lead_address(&self, name: &str, address: [u8; 4]) {
+        let record = Record { kind: A, ttl: 1, data: address.to_vec() };
+        self.zone.lock().expect("the zone").entries.entry(name.into()).or_default().records.push(record);
+    }
+
+    /// Takes away all that is known of a name.
+    pub fn forget(&self, name: &str) {
+        self.zone.lock().expect("the zone").entries.remove(name);
+    }
+
     pub fn cname(self, name: &str, to: &str) -> NameServer {
         self.add(name, Record { kind: CNAME, ttl: 1, data: encoded(to) })
     }

@@ -89,6 +89,11 @@ impl Sink {
         Sink::listening(at, extensions, Box::new(answers), tls)
     }
 
+    /// On this address, with the usual, these and TLS as this says.
+    pub fn under(at: (IpAddr, u16), more: &[&str], tls: Arc<rustls::ServerConfig>) -> Sink {
+        Sink::listening(at, &[ALL, &["STARTTLS"], more].concat(), Box::new(|_| None), Some(tls))
+    }
+
     fn listening(
         at: (IpAddr, u16),
         extensions: &[&str],

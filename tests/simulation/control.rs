@@ -10,6 +10,7 @@ use crate::world::random::{MS, Ns, S};
 use crate::world::{Event, World};
 use ringpost::event::Event as Fact;
 use ringpost::io::dns::{DnsFailure, MxHost, Query, Resolution};
+use ringpost::policy::outbound_tls::HostTls;
 use ringpost::reply::Reply;
 use ringpost::shard::message::{
     AdminReply, FilterContent, FilterQuestion, FilterVerdict, Passed, Report, ShardState, ToShard,
@@ -104,7 +105,9 @@ impl World {
         let ttl =
             Duration::from_secs(if result.is_err() { self.random.range(1, 20) } else { self.random.range(1, 300) });
         let permits = match (&query, &result, &mut self.process) {
-            (Query::Mail(domain), Ok(hosts), Some(process)) => process.registry.site_of(domain, hosts),
+            (Query::Mail(domain) | Query::SecureMail(domain), Ok(hosts), Some(process)) => {
+                process.registry.site_of(domain, hosts)
+            }
             _ => None,
         };
         let permits = permits.map(|permits| self.plant_in_permits(shard, permits));
@@ -115,7 +118,7 @@ impl World {
     fn looked_up(&self, query: &Query) -> Result<Vec<MxHost>, DnsFailure> {
         let geography = &self.plan.geography;
         match query {
-            Query::Mail(domain) => match geography.zones.get(&**domain) {
+            Query::Mail(domain) | Query::SecureMail(domain) => match geography.zones.get(&**domain) {
                 Some(Zone::Site(site)) => Ok(geography.mail_hosts(*site)),
                 Some(Zone::NullMx) => Err(DnsFailure::NullMx),
                 Some(Zone::NoDomain) | None => Err(DnsFailure::NoDomain),
@@ -124,7 +127,7 @@ impl World {
                 let host = (0..geography.hosts.len()).find(|&host| host_name(host) == *name);
                 let host = host.ok_or(DnsFailure::NoDomain)?;
                 let address = geography.hosts[host].address.ip();
-                Ok(vec![MxHost { preference: 0, name: name.clone(), addresses: vec![address] }])
+                Ok(vec![MxHost { preference: 0, name: name.clone(), tls: HostTls::None, addresses: vec![address] }])
             }
         }
     }

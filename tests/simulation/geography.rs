@@ -4,13 +4,14 @@
 use crate::world::random::Random;
 use ringpost::io::dns::MxHost;
 use ringpost::policy::classify::Classifier;
+use ringpost::policy::outbound_tls::{HostTls, TlsLevel, TlsRule};
 use ringpost::policy::relay::{ListenerKind, RelayPolicy};
 use ringpost::queue::retry::RetrySchedule;
 use ringpost::shard::settings::{
     DomainPattern, HostSpec, ListenerSettings, NextHop, Rate, Route, Settings, SiteLimits, Target,
 };
 use ringpost::shard::shaping::{LimitSpec, Provider, Shaping, Tolerance};
-use ringpost::smtp::client::{ClientConfig, ClientTimeouts, TlsUse};
+use ringpost::smtp::client::{ClientConfig, ClientTimeouts};
 use ringpost::smtp::server::{BareNewlines, SessionConfig};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -163,6 +164,7 @@ impl Geography {
             .map(|&host| MxHost {
                 preference: 10 * (host as u16 % 2),
                 name: host_name(host),
+                tls: HostTls::None,
                 addresses: vec![self.hosts[host].address.ip()],
             })
             .collect()
@@ -321,7 +323,9 @@ fn route(
     rate: Option<Rate>,
 ) -> Route {
     let seconds = Duration::from_secs;
+    let level = if random.chance(600) { TlsLevel::Opportunistic } else { TlsLevel::Never };
     Route {
+        tls: TlsRule::of(level),
         name: name.into(),
         domains,
         target,
@@ -334,7 +338,7 @@ fn route(
         },
         client: Arc::new(ClientConfig {
             ehlo_name: "relay.test".into(),
-            tls: if random.chance(600) { TlsUse::Opportunistic } else { TlsUse::Never },
+            tls: TlsRule::of(level).tls_use(),
             assume_8bitmime: random.chance(300),
             chunking: random.chance(800),
             pipelining: random.chance(800),

@@ -1,6 +1,7 @@
 //! STARTTLS as the client says it: carried out, refused, not offered, and bytes behind it that nobody may read.
 
 use super::*;
+use crate::reply::EnhancedCode;
 
 /// A client that has got so far as to say STARTTLS.
 fn starting_tls(tls: TlsUse) -> Client {
@@ -54,4 +55,35 @@ fn tls_refused_or_not_offered() {
     let events = told(&mut client, &hello(&[])).1;
     let kind = FailureKind::TlsNotOffered;
     assert_eq!(failed(&events), &ClientFailure { stage: Stage::StartTls, kind, after_final_dot: false });
+}
+
+#[test]
+fn what_must_be_protected_goes_to_peers_that_protect_it_under_tls() {
+    let require_tls = || Transaction { require_tls: true, ..transaction(&["b@mx.example"], b"x\r\n", None) };
+    let lacks = |events: &[ClientEvent]| {
+        let wanted = EnhancedCode { class: 5, subject: 7, detail: 30 };
+        events.iter().any(|event| {
+            matches!(event, ClientEvent::Recipient { outcome: RecipientOutcome::Unsupported { enhanced, .. }, .. } if *enhanced == wanted)
+        })
+    };
+    // Offered in clear it counts for nothing, and neither does TLS without it.
+    let mut client = new_client(config(TlsUse::Never));
+    told(&mut client, "220 mx\r\n");
+    told(&mut client, &hello(&["REQUIRETLS"]));
+    client.begin(require_tls(), at(1));
+    assert!(lacks(&told(&mut client, "").1));
+    for (offered, taken) in [(&["DSN"][..], false), (&["REQUIRETLS"], true)] {
+        let mut client = starting_tls(TlsUse::Required);
+        told(&mut client, "220 go\r\n");
+        client.handle_tls_started(at(2));
+        sent(&mut client);
+        told(&mut client, &hello(offered));
+        client.begin(require_tls(), at(3));
+        let (text, events) = told(&mut client, "");
+        assert_eq!(
+            (text.starts_with("MAIL FROM:<a@client.example> REQUIRETLS\r\n"), lacks(&events)),
+            (taken, !taken),
+            "{text}"
+        );
+    }
 }
