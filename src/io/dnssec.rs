@@ -87,7 +87,7 @@ impl Prover {
         match self.lookup(domain, RecordType::MX, mail_exchange).await {
             Proven::Records(exchanges, ttl) => {
                 hosts.retain(|host| exchanges.iter().any(|(_, name)| *name == host.name));
-                resolution.ttl = resolution.ttl.min(ttl);
+                resolution.ttl = resolution.ttl.min(ttl.max(TTL_MIN));
                 if hosts.is_empty() {
                     return Err(format!(
                         "DNSSEC: the MX records of {domain} that were given are not those that are proven"

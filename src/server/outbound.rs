@@ -36,9 +36,7 @@ pub(super) fn mta_sts(
     resolver: &Arc<Resolver>,
     log: &EventLog,
 ) -> Result<Option<Arc<MtaSts>>, TlsSetupError> {
-    let obeys =
-        |route: &Route| matches!(route.target, Target::Mx { .. }) && route.tls.mta_sts && route.tls.asks_destinations();
-    if config.hold || !settings.routes.iter().any(obeys) {
+    if !any_route(settings, |rule| rule.mta_sts) {
         return Ok(None);
     }
     let section = &config.outbound_tls;

@@ -139,15 +139,17 @@ impl Site {
         let mut old = std::mem::take(&mut self.hosts);
         for HostAddress { name, address, tls } in addresses {
             let known = old.iter().position(|host| host.address == address).map(|index| old.swap_remove(index));
-            self.hosts.push(known.map(|known| Host { tls: tls.clone(), ..known }).unwrap_or(Host {
-                name,
+            let host = known.unwrap_or_else(|| Host {
+                name: Box::default(),
                 address,
-                tls,
+                tls: HostTls::None,
                 down_until: Instant::ZERO,
                 failures: 0,
                 no_tls_until: Instant::ZERO,
                 ahead: AheadHabit::Unknown { served: 0 },
-            }));
+            });
+            // The names are those that count now: one must prove its own.
+            self.hosts.push(Host { name, tls, ..host });
         }
         self.hosts_until = until;
     }
@@ -165,8 +167,10 @@ impl Site {
 
     /// Whether these are its addresses, with what is asked of TLS there, in whatever order.
     pub fn is_at(&self, addresses: &[HostAddress]) -> bool {
-        let known =
-            |one: &HostAddress| self.hosts.iter().any(|host| host.address == one.address && host.tls == one.tls);
+        let same = |host: &Host, one: &HostAddress| {
+            host.address == one.address && host.name == one.name && host.tls == one.tls
+        };
+        let known = |one: &HostAddress| self.hosts.iter().any(|host| same(host, one));
         self.hosts.len() == addresses.len() && addresses.iter().all(known)
     }
 
@@ -501,5 +505,33 @@ impl Core {
             self.retry_waiting_site(site, now);
             self.expire_at_down_site(site, now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::settings::SiteLimits;
+
+    #[test]
+    fn an_address_keeps_its_health_and_takes_the_name_and_the_wish_of_now() {
+        let limits =
+            SiteLimits { connections: 1, messages_per_connection: None, rate: None, recipients_per_transaction: 1 };
+        let mut site = Site::new(Arc::new(SitePermits::new(0, "a.test".into(), 0, limits, 1)));
+        let at = |name: &str, last: u8, tls| HostAddress {
+            name: name.into(),
+            address: SocketAddr::from(([192, 0, 2, last], 25)),
+            tls,
+        };
+        site.set_hosts(vec![at("a.test", 1, HostTls::None), at("b.test", 2, HostTls::None)], Instant::ZERO);
+        site.hosts[0].failures = 3;
+        let now = vec![at("b.test", 2, HostTls::None), at("new.test", 1, HostTls::Named)];
+        assert!(!site.is_at(&now));
+        site.set_hosts(now.clone(), Instant::ZERO);
+        assert!(site.is_at(&now) && site.addresses() == now);
+        assert_eq!(site.host_mut(now[1].address).map(|host| host.failures), Some(3));
+        assert!(
+            !site.is_at(&now[..1]) && !site.is_at(&[at("b.test", 2, HostTls::None), at("a.test", 1, HostTls::Named)])
+        );
     }
 }
