@@ -77,6 +77,8 @@ pub enum Event {
         recipient: Option<Box<str>>,
         /// The reply, on one line.
         reply: Box<str>,
+        /// The content filter that refused, if one did.
+        filter: Option<Box<str>>,
     },
     /// A login was refused.
     LoginFailed {

@@ -317,6 +317,10 @@ pub const RESERVATION_TIME: Duration = Duration::from_secs(5);
 
 // ---- content filters ----
 
+/// How long all filters together may take for one message, turns waited for included. Clients wait ten minutes for the reply to
+/// their content (RFC 5321 4.5.3.2.6), and many less than that.
+pub const FILTERS_TIME: Duration = Duration::from_secs(300);
+
 /// Octets of header fields that filters may add to one message: room for them is left before a content in a file of its own.
 pub const FILTER_HEADERS_MAX: usize = 4_000;
 /// Octets of the reason for which a message came to be held.

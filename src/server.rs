@@ -89,12 +89,12 @@ pub enum ServeError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
-    /// The password of a filter.
-    #[error("filter {filter}: {}: the password cannot be read: {cause}", .file.display())]
-    FilterPassword {
-        /// Which filter.
-        filter: String,
-        /// Its file.
+    /// A file with a secret.
+    #[error("{key}: {}: {cause}", .file.display())]
+    SecretFile {
+        /// Which one, as the configuration names it.
+        key: String,
+        /// The file.
         file: PathBuf,
         /// Why.
         cause: io::Error,
@@ -134,7 +134,7 @@ impl ServeError {
             ServeError::Directory(_) => 73,
             ServeError::Ground(_) => 77,
             ServeError::Probe(_) | ServeError::Bind(_) | ServeError::Service { .. } => 69,
-            ServeError::Tls(_) | ServeError::Resolver(_) | ServeError::FilterPassword { .. } => 78,
+            ServeError::Tls(_) | ServeError::Resolver(_) | ServeError::SecretFile { .. } => 78,
             ServeError::Spool(_) | ServeError::Identities(_) => 74,
             ServeError::Start { .. } => 71,
             ServeError::ShardDied { .. } => 70,

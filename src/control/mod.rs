@@ -33,6 +33,7 @@ pub mod resolve;
 pub mod rspamd;
 pub mod sandbox;
 pub mod sandbox_routes;
+pub mod secret_file;
 
 use crate::event::{Event, Severity};
 use crate::io::dns::Resolver;

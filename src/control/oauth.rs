@@ -6,6 +6,7 @@
 //! wrong and an issuer that does not answer are told apart: only the first is a failed login. Tokens are never logged.
 
 use super::https::{Https, HttpsError};
+use super::secret_file::read_secret;
 use crate::clock::UnixTime;
 use crate::limits::LOGIN_OCTETS_MAX;
 use base64::Engine as _;
@@ -195,7 +196,7 @@ impl TokenChecker {
         secret_file: &std::path::Path,
     ) -> Result<Value, TokenError> {
         let unavailable = |text: String| TokenError::Unavailable(text);
-        let secret = std::fs::read_to_string(secret_file).map(Zeroizing::new);
+        let secret = read_secret(secret_file);
         let secret = secret.map_err(|error| unavailable(format!("{}: {error}", secret_file.display())))?;
         // RFC 6749 2.3.1: both are encoded before they are joined.
         let login = Zeroizing::new(format!("{}:{}", form_encoded(client_id), form_encoded(secret.trim_end())));

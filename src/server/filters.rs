@@ -4,6 +4,7 @@ use super::ServeError;
 use crate::config::{Config, FilterSection};
 use crate::control::filters::{Filter, FilterKind};
 use crate::control::rspamd::Rspamd;
+use crate::control::secret_file::read_secret;
 use crate::io::tls;
 use hyper::header::HeaderValue;
 use std::io;
@@ -35,8 +36,9 @@ fn filter(section: &FilterSection) -> Result<Filter, ServeError> {
 
 fn password(section: &FilterSection) -> Result<Option<HeaderValue>, ServeError> {
     let Some(file) = &section.password_file else { return Ok(None) };
-    let wrong = |cause| ServeError::FilterPassword { filter: section.name.clone(), file: file.clone(), cause };
-    let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).map_err(wrong)?);
+    let key = || format!("filter {}, password_file", section.name);
+    let wrong = |cause| ServeError::SecretFile { key: key(), file: file.clone(), cause };
+    let text = read_secret(file).map_err(wrong)?;
     let value = HeaderValue::from_str(text.trim());
     let mut value = value.map_err(|_| wrong(io::Error::other("it holds more than one line of plain text")))?;
     value.set_sensitive(true);

@@ -4,6 +4,7 @@ use super::ServeError;
 use crate::config::Config;
 use crate::control::https::Https;
 use crate::control::oauth::TokenChecker;
+use crate::control::secret_file::read_secret;
 use crate::io::tls;
 
 /// Checks tokens as `[oauth]` says.
@@ -13,5 +14,10 @@ pub(super) fn token_checker(config: &Config) -> Result<Option<TokenChecker>, Ser
         Some(file) => tls::client_verify(tls::load_roots(file)?)?,
         None => tls::client_verify_system()?.0,
     };
+    // Read for each question; what is wrong with it is better known now.
+    if let Some(file) = &oauth.client_secret_file {
+        let key = "oauth.client_secret_file".to_owned();
+        read_secret(file).map_err(|cause| ServeError::SecretFile { key, file: file.clone(), cause })?;
+    }
     Ok(oauth.settings().map(|settings| TokenChecker::new(settings, Https::new(&tls))))
 }

@@ -64,6 +64,8 @@ pub struct InboundState {
     pub local: Option<IpAddr>,
     /// Whether it is one of those that wait for the answer to an error.
     pub tarpitted: bool,
+    /// Whether the connection counts for the rates of its client and network.
+    pub rated: bool,
 }
 
 /// A message on its way in.
@@ -207,6 +209,7 @@ impl Core {
             sender: sender.into(),
             recipient: recipient.map(Into::into),
             reply: reply.to_string().into(),
+            filter: None,
         });
     }
 }
@@ -227,6 +230,7 @@ impl InboundState {
             storing: false,
             local,
             tarpitted: false,
+            rated: false,
         }
     }
 
@@ -291,7 +295,7 @@ impl Transactions for Receiving<'_> {
         let certificate = self.state.tls.as_ref().and_then(|tls| tls.client.clone());
         let (conn, client) = (self.state.conn, self.state.client.ip());
         let credential = self.core.authenticate(conn, client, login, certificate, now)?;
-        self.state.credential = Some(credential);
+        self.core.logged_in(self.state, credential, now);
         Some(Ok(()))
     }
 

@@ -145,9 +145,18 @@ pub struct FilterVerdict {
     /// Its session, which may be gone.
     pub conn: ConnId,
     /// What is done with it, or what the client is told.
-    pub result: Result<Passed, Reply>,
+    pub result: Result<Passed, Rejected>,
     /// How many filters gave no answer.
     pub failures: u16,
+}
+
+/// A message that a filter does not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Which one, as the operator named it.
+    pub filter: Box<str>,
+    /// What the client is told.
+    pub reply: Reply,
 }
 
 /// A message that filters let in.

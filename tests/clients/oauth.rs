@@ -8,6 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -209,6 +210,7 @@ fn an_issuer_that_is_asked_or_does_not_answer() {
     });
     let directory = Directory::new();
     let secret = directory.file("secret", "s:cret\n");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).expect("its mode");
     let section = |path: &str| {
         let secret = secret.display();
         format!("introspection = \"http://{issuer}{path}\"\nclient_id = \"relay\"\nclient_secret_file = \"{secret}\"")

@@ -12,7 +12,7 @@ use ringpost::event::Event as Fact;
 use ringpost::io::dns::{DnsFailure, MxHost, Query, Resolution};
 use ringpost::reply::Reply;
 use ringpost::shard::message::{
-    AdminReply, FilterContent, FilterQuestion, FilterVerdict, Passed, Report, ShardState, ToShard,
+    AdminReply, FilterContent, FilterQuestion, FilterVerdict, Passed, Rejected, Report, ShardState, ToShard,
 };
 use ringpost_spool::{FileId, RecoveredMessage, recover_from};
 use std::time::Duration;
@@ -66,9 +66,10 @@ impl World {
         if sent.is_none_or(|sent| shown != sent) {
             self.ledger.violation(format!("the filter is shown something else than the content of {id}"));
         }
+        let rejected = |reply| Rejected { filter: "filter".into(), reply };
         let result = match self.random.range(0, 40) {
-            0 => Err(Reply::fixed(451, 4, 7, 1, "The filter says: not now")),
-            1 => Err(Reply::fixed(554, 5, 7, 1, "The filter says: never")),
+            0 => Err(rejected(Reply::fixed(451, 4, 7, 1, "The filter says: not now"))),
+            1 => Err(rejected(Reply::fixed(554, 5, 7, 1, "The filter says: never"))),
             _ => {
                 let text = "x".repeat(self.random.range(0, 900) as usize);
                 Ok(Passed { headers: format!("X-Filter: {text}\r\n").into_bytes(), held: None })
