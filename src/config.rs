@@ -18,6 +18,7 @@ pub mod overrides;
 pub mod read;
 pub mod sections;
 pub mod settings;
+pub mod suppression;
 pub mod text;
 
 pub use crate::control::log::{LogFormat, LogLevel};
@@ -32,6 +33,8 @@ pub use sections::{
     AdminSection, DnsSection, LimitsSection, LogSection, PairSection, ProcessSection, RetrySection, RouteSection,
     SandboxSection, SpoolSection, TargetKey, TlsSection,
 };
+
+pub use suppression::{AtRecipient, SuppressionSection};
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -71,6 +74,8 @@ pub struct Config {
     pub route: Vec<RouteSection>,
     /// When it is tried again.
     pub retry: RetrySection,
+    /// To whom nothing is sent any more.
+    pub suppression: SuppressionSection,
     /// What clients may use.
     pub limits: LimitsSection,
     /// How operators reach the program.

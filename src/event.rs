@@ -116,6 +116,8 @@ pub enum Event {
     Bounced(AttemptFacts),
     /// A recipient's time ran out.
     Expired(AttemptFacts),
+    /// Nothing was sent to a recipient: its address is suppressed.
+    Suppressed(AttemptFacts),
     /// A delivery status notification was queued.
     DsnQueued {
         /// The notification's id.

@@ -315,6 +315,23 @@ pub const QUOTA_BLOCKS: u32 = 16;
 /// How long a message waits for its count to be on disk, with its session.
 pub const RESERVATION_TIME: Duration = Duration::from_secs(5);
 
+// ---- suppression ----
+
+/// Parts of the table of suppressed addresses, which grow one by one.
+pub const SUPPRESSION_PARTS: usize = 256;
+/// Entries, at most: some 40 octets of memory each, and twice that on disk.
+pub const SUPPRESSION_ENTRIES_MAX: usize = 50_000_000;
+/// Entries in one request of an operator, and in one page of a list.
+pub const SUPPRESSION_PAGE_MAX: usize = 5_000;
+/// Messages all of whose recipients are suppressed that are ended in one go while a connection looks for work.
+pub const SUPPRESSED_PER_PICK: usize = 64;
+/// Octets of the reason of an entry.
+pub const SUPPRESSION_REASON_MAX: usize = 200;
+/// Bounces that wait for the disk to be put into the lists; beyond, they are dropped and told.
+pub const BOUNCES_WAITING_MAX: usize = 65_536;
+/// Addresses whose soft bounces are remembered; beyond, those that bounced first are forgotten.
+pub const SOFT_BOUNCES_MAX: usize = 100_000;
+
 // ---- content filters ----
 
 /// How long all filters together may take for one message, turns waited for included. Clients wait ten minutes for the reply to

@@ -158,6 +158,8 @@ pub struct ShardMetrics {
     pub bounced: u64,
     /// Recipients whose time ran out.
     pub expired: u64,
+    /// Recipients to whom nothing was sent.
+    pub suppressed: u64,
     /// Recipients deleted by an operator.
     pub deleted: u64,
     /// Delivery status notifications queued.
@@ -241,6 +243,7 @@ impl ShardMetrics {
             deferred,
             bounced,
             expired,
+            suppressed,
             deleted,
             dsn,
             outgoing_open,
@@ -289,6 +292,7 @@ impl ShardMetrics {
         self.deferred += deferred;
         self.bounced += bounced;
         self.expired += expired;
+        self.suppressed += suppressed;
         self.deleted += deleted;
         self.dsn += dsn;
         self.outgoing_open += outgoing_open;

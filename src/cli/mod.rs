@@ -17,6 +17,7 @@ mod send;
 mod serve;
 mod spool;
 mod status;
+mod suppression;
 mod table;
 
 pub use args::Cli;
@@ -110,6 +111,7 @@ fn dispatch(cli: Cli, program: &str) -> Result<u8, Failure> {
         args::Command::Tenant { command } => identity::tenant(command),
         args::Command::Credential { command } => identity::credential(command),
         args::Command::Domain { command } => domain::domain(command),
+        args::Command::Suppression { command } => suppression::suppression(command),
         args::Command::Certificate { command } => certificate::certificate(command),
         args::Command::Sandbox { command } => sandbox::run(command),
         args::Command::Spool { command } => spool::run(command),

@@ -5,6 +5,7 @@ use super::filter::filters_of;
 use super::listener::{ListenerKind, ListenerSection, ListenerTls};
 use super::read::{DomainRule, HelloCheck};
 use super::sections::{RouteSection, TargetKey};
+use super::suppression::AtRecipient;
 use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
 use crate::queue::retry::RetrySchedule;
@@ -75,6 +76,8 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
     Settings {
         listeners: config.listener.iter().flat_map(|listener| listeners(config, listener, &hostname)).collect(),
         routes: complete_routes(config).iter().map(|section| route(section, &hostname, sandbox)).collect(),
+        refuse_suppressed: config.suppression.at_rcpt == AtRecipient::Refuse,
+        bounces_suppress: config.suppression.hard_bounces || config.suppression.soft_bounces > 0,
         schedule: RetrySchedule {
             first: config.retry.first,
             factor: config.retry.factor,

@@ -138,6 +138,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Deferred { .. } => "deferred",
         Event::Bounced(_) => "bounced",
         Event::Expired(_) => "expired",
+        Event::Suppressed(_) => "suppressed",
         Event::DsnQueued { .. } => "dsn",
         Event::DoubleBounce { .. } => "double_bounce",
         Event::OperatorAct { .. } => "operator",
@@ -193,7 +194,9 @@ fn fields(event: &Event, field: Field<'_>) {
             id_field(field, "id", *id);
             field("reason", Value::Text(reason));
         }
-        Event::Delivered(facts) | Event::Bounced(facts) | Event::Expired(facts) => attempt_fields(facts, field),
+        Event::Delivered(facts) | Event::Bounced(facts) | Event::Expired(facts) | Event::Suppressed(facts) => {
+            attempt_fields(facts, field)
+        }
         Event::Deferred { facts, next } => {
             attempt_fields(facts, field);
             field("next", Value::Text(&next.to_string()));

@@ -14,5 +14,6 @@ pub mod quota;
 pub mod relay;
 pub mod scram;
 pub mod session_limits;
+pub mod suppression;
 pub mod trace;
 pub mod usage;

@@ -261,6 +261,7 @@ mod tests {
                     directory: Arc::default(),
                     login_key: [0; 32],
                     salt_key: [0; 32],
+                    suppression: Arc::default(),
                     recovering: false,
                 })
             };

@@ -393,6 +393,11 @@ impl Transactions for Receiving<'_> {
         {
             return Err(self.refuse(Some(recipient.address.as_str()), reply));
         }
+        if let Some(Envelope { tenant, .. }) = self.state.incoming.as_ref().map(|one| &one.envelope)
+            && let Err(reply) = self.core.check_suppressed(self.state, tenant, recipient.address.as_str())
+        {
+            return Err(self.refuse(Some(recipient.address.as_str()), reply));
+        }
         if let Some(incoming) = self.state.incoming.as_mut() {
             incoming.envelope.recipients.push(recipient);
         }

@@ -7,6 +7,7 @@ use crate::io::dns::Resolution;
 use crate::io::handler::{ClientCertificate, ConnId};
 use crate::metrics::ShardMetrics;
 use crate::policy::logins::Granted;
+use crate::policy::suppression::Bounce;
 use crate::reply::Reply;
 use crate::shard::attempt::AttemptOutcome;
 use crate::shard::permits::{ConnectionPermit, SitePermits};
@@ -390,6 +391,17 @@ pub enum Report {
         tenant: Option<Box<str>>,
         /// The credential's login, where it has quotas.
         login: Option<Box<str>>,
+    },
+    /// A delivery failed for good, and says something of its address. Full: the shard keeps it and tries again.
+    Bounced {
+        /// Whose message.
+        tenant: Box<str>,
+        /// To whom.
+        address: Box<str>,
+        /// What it says.
+        bounce: Bounce,
+        /// The last reply.
+        reply: Box<str>,
     },
     /// The answer to an operator's request. Full: the shard keeps it and tries again.
     Admin {

@@ -214,7 +214,7 @@ fn what_a_filter_rejects_is_told_with_its_name_and_counts_for_no_quota() {
     );
     let relay = Setup::new().hold().sections(&filters).start();
     relay.command(&["tenant", "add", "default", "--unverified", "pass"]).succeeded();
-    relay.command(&["tenant", "limit", "default", "--messages", "2/day"]).succeeded();
+    relay.command(&["tenant", "limit", "default", "--messages", "1/day"]).succeeded();
     // In memory, and in a file of its own.
     for lines in [1, 60_000, 1, 60_000] {
         let reply = with_subject(&relay, "a@dest.test", "hello", &"Hello.\r\n".repeat(lines));

@@ -36,7 +36,7 @@ impl World {
             Report::Resolve { query, .. } => self.dns_asked(shard, query),
             Report::Admin { reply, .. } => self.admin_answered(shard, &reply),
             Report::Filter { question, .. } => self.filter_asked(shard, &question),
-            Report::Event { .. } | Report::Login { .. } | Report::Reserve { .. } => {}
+            Report::Event { .. } | Report::Login { .. } | Report::Reserve { .. } | Report::Bounced { .. } => {}
             Report::State { state, .. } => {
                 self.trace.line(self.now, format_args!("s{shard} is {state:?}"));
                 if state == ShardState::Recovered
