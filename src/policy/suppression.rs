@@ -13,7 +13,7 @@ use crate::limits::SUPPRESSION_PARTS;
 use crate::reply::{EnhancedCode, Reply};
 use crate::smtp::client::Stage;
 use arc_swap::ArcSwap;
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -41,7 +41,7 @@ impl Fingerprint {
 
 /// The address as it is compared, within a tenant's list or, without a tenant, that of all.
 pub fn fingerprint(key: &[u8; 16], tenant: Option<&str>, address: &str) -> Fingerprint {
-    let mut hasher = SipHasher24::new_with_key(key);
+    let mut hasher = SipHasher13::new_with_key(key);
     let tenant = tenant.map_or(&[][..], str::as_bytes);
     // No name is empty, and the length says where it ends.
     hasher.write(&(tenant.len() as u32).to_le_bytes());
@@ -85,42 +85,48 @@ impl Entry {
     }
 }
 
+/// A fingerprint, four of which are a line of the cache.
 #[derive(Debug, Default)]
+#[repr(align(16))]
 struct Slot {
     low: AtomicU64,
     high: AtomicU64,
-    entry: AtomicU64,
 }
 
-/// One part: open addressing with linear probing, never full.
+/// One part: open addressing with linear probing, never full. Entries lie apart, since most look-ups find none.
 #[derive(Debug)]
 struct Part {
     slots: Box<[Slot]>,
+    entries: Box<[AtomicU64]>,
 }
 
 impl Part {
     fn with_room(slots: usize) -> Part {
-        Part { slots: (0..slots).map(|_| Slot::default()).collect() }
+        Part {
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            entries: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
     /// The place of this fingerprint, or the empty one where it would be.
-    fn find(&self, wanted: Fingerprint) -> (&Slot, bool) {
+    fn find(&self, wanted: Fingerprint) -> (usize, bool) {
         let mask = self.slots.len() - 1;
         let mut at = wanted.low as usize & mask;
         loop {
             let slot = &self.slots[at];
             let low = slot.low.load(Ordering::Acquire);
             if low == 0 || (low == wanted.low && slot.high.load(Ordering::Relaxed) == wanted.high) {
-                return (slot, low != 0);
+                return (at, low != 0);
             }
             at = (at + 1) & mask;
         }
     }
 
     fn put(&self, wanted: Fingerprint, entry: u64) -> bool {
-        let (slot, known) = self.find(wanted);
-        slot.entry.store(entry, Ordering::Release);
+        let (at, known) = self.find(wanted);
+        self.entries[at].store(entry, Ordering::Release);
         if !known {
+            let slot = &self.slots[at];
             slot.high.store(wanted.high, Ordering::Relaxed);
             // Whoever sees this sees the rest.
             slot.low.store(wanted.low, Ordering::Release);
@@ -181,15 +187,17 @@ impl SuppressionTable {
         if self.is_empty() {
             return false;
         }
-        let holds = |wanted| self.get(wanted).is_some_and(|entry| holds(entry, now));
-        holds(self.fingerprint(Some(tenant), address)) || holds(self.fingerprint(None, address))
+        // Both are known before either is looked for, so that the memory for them comes at the same time.
+        let (own, common) = (self.fingerprint(Some(tenant), address), self.fingerprint(None, address));
+        let found = [self.get(own), self.get(common)];
+        found.into_iter().flatten().any(|entry| holds(entry, now))
     }
 
     /// The entry of this fingerprint, removed and expired ones included.
     pub fn get(&self, wanted: Fingerprint) -> Option<Entry> {
         let part = self.parts[part_of(wanted)].load();
-        let (slot, known) = part.find(wanted);
-        known.then(|| Entry::unpacked(slot.entry.load(Ordering::Acquire)))
+        let (at, known) = part.find(wanted);
+        known.then(|| Entry::unpacked(part.entries[at].load(Ordering::Acquire)))
     }
 
     /// Puts an entry in, in place of what was there. To be called by one thread at a time.
@@ -213,14 +221,18 @@ impl SuppressionTable {
         if self.used[number].load(Ordering::Relaxed) < part.slots.len() / 4 * 3 {
             return;
         }
-        let live =
-            |slot: &&Slot| slot.low.load(Ordering::Acquire) != 0 && slot.entry.load(Ordering::Acquire) as u32 != 0;
-        let kept = part.slots.iter().filter(live).count();
+        let live = || {
+            part.slots.iter().zip(&part.entries).filter_map(|(slot, entry)| {
+                let (low, entry) = (slot.low.load(Ordering::Acquire), entry.load(Ordering::Acquire));
+                let known = Fingerprint { low, high: slot.high.load(Ordering::Relaxed) };
+                (low != 0 && Entry::unpacked(entry).until_s != 0).then_some((known, entry))
+            })
+        };
+        let kept = live().count();
         let room = if kept * 2 > part.slots.len() { part.slots.len() * 2 } else { part.slots.len() };
         let grown = Part::with_room(room);
-        for slot in part.slots.iter().filter(live) {
-            let known = Fingerprint { low: slot.low.load(Ordering::Acquire), high: slot.high.load(Ordering::Relaxed) };
-            grown.put(known, slot.entry.load(Ordering::Acquire));
+        for (known, entry) in live() {
+            grown.put(known, entry);
         }
         self.used[number].store(kept, Ordering::Relaxed);
         self.parts[number].store(Arc::new(grown));

@@ -341,7 +341,7 @@ impl Transactions for Receiving<'_> {
             }
             self.state.credential = Some(current);
         }
-        let tenant = self.core.tenant_of(self.state, mail.reverse_path.as_ref());
+        let tenant = self.core.tenant_of(self.state, mail.reverse_path.as_ref()).map(Box::<str>::from);
         let tenant = tenant.map_err(|reply| self.refuse(None, reply))?;
         self.core.may_send(self.state, &tenant, Counted::Messages, 1, now).map_err(|reply| self.refuse(None, reply))?;
         // Where a header may name another tenant it is judged when that has come.
