@@ -220,6 +220,7 @@ fn shown_fact(fact: &Fact) -> String {
         }
         Fact::Delivered(facts) => format!("delivered {} {}", facts.id, facts.recipient),
         Fact::Bounced(facts) => format!("bounced {} {}: {}", facts.id, facts.recipient, facts.reply),
+        Fact::Suppressed(facts) => format!("suppressed {} {}", facts.id, facts.recipient),
         Fact::Expired(facts) => format!("expired {} {}: {}", facts.id, facts.recipient, facts.reply),
         Fact::Deferred { facts, next } => {
             format!("deferred {} {} to {next}: {}", facts.id, facts.recipient, facts.reply)
