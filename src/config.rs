@@ -23,6 +23,7 @@ pub mod route;
 pub mod sections;
 pub mod settings;
 pub mod shaping;
+pub mod suppression;
 pub mod text;
 
 pub use crate::control::log::{LogFormat, LogLevel};
@@ -41,6 +42,8 @@ pub use sections::{
     SpoolSection, TlsSection,
 };
 pub use shaping::ShapingSection;
+
+pub use suppression::{AtRecipient, SuppressionSection};
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -86,6 +89,8 @@ pub struct Config {
     pub outbound_tls: OutboundTlsSection,
     /// When it is tried again.
     pub retry: RetrySection,
+    /// To whom nothing is sent any more.
+    pub suppression: SuppressionSection,
     /// What clients may use.
     pub limits: LimitsSection,
     /// How operators reach the program.

@@ -82,6 +82,8 @@ pub enum Event {
         recipient: Option<Box<str>>,
         /// The reply, on one line.
         reply: Box<str>,
+        /// The content filter that refused, if one did.
+        filter: Option<Box<str>>,
     },
     /// A login was refused.
     LoginFailed {
@@ -119,6 +121,8 @@ pub enum Event {
     Bounced(AttemptFacts),
     /// A recipient's time ran out.
     Expired(AttemptFacts),
+    /// Nothing was sent to a recipient: its address is suppressed.
+    Suppressed(AttemptFacts),
     /// A delivery status notification was queued.
     DsnQueued {
         /// The notification's id.

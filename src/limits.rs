@@ -355,7 +355,28 @@ pub const RULES_FILE_OCTETS_MAX: u64 = 1 << 20;
 const _: () = assert!(CLASSIFIED_OCTETS_MAX <= PEER_REPLY_OCTETS_MAX);
 const _: () = assert!(CLASSIFIER_PATTERNS_MAX <= u16::MAX as usize, "a decision names a pattern by 16 bits");
 
+// ---- suppression ----
+
+/// Parts of the table of suppressed addresses, which grow one by one.
+pub const SUPPRESSION_PARTS: usize = 256;
+/// Entries, at most: some 40 octets of memory each, and twice that on disk.
+pub const SUPPRESSION_ENTRIES_MAX: usize = 50_000_000;
+/// Entries in one request of an operator, and in one page of a list.
+pub const SUPPRESSION_PAGE_MAX: usize = 5_000;
+/// Messages all of whose recipients are suppressed that are ended in one go while a connection looks for work.
+pub const SUPPRESSED_PER_PICK: usize = 64;
+/// Octets of the reason of an entry.
+pub const SUPPRESSION_REASON_MAX: usize = 200;
+/// Bounces that wait for the disk to be put into the lists; beyond, they are dropped and told.
+pub const BOUNCES_WAITING_MAX: usize = 65_536;
+/// Addresses whose soft bounces are remembered; beyond, those that bounced first are forgotten.
+pub const SOFT_BOUNCES_MAX: usize = 100_000;
+
 // ---- content filters ----
+
+/// How long all filters together may take for one message, turns waited for included. Clients wait ten minutes for the reply to
+/// their content (RFC 5321 4.5.3.2.6), and many less than that.
+pub const FILTERS_TIME: Duration = Duration::from_secs(300);
 
 /// Octets of header fields that filters may add to one message: room for them is left before a content in a file of its own.
 pub const FILTER_HEADERS_MAX: usize = 4_000;

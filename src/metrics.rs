@@ -163,6 +163,8 @@ pub struct ShardMetrics {
     pub deferred_by_class: [u64; ReplyClass::COUNT],
     /// Of the recipients that failed for good or whose time ran out, those with a last reply of this class.
     pub failed_by_class: [u64; ReplyClass::COUNT],
+    /// Recipients to whom nothing was sent.
+    pub suppressed: u64,
     /// Recipients deleted by an operator.
     pub deleted: u64,
     /// Delivery status notifications queued.
@@ -255,6 +257,7 @@ impl ShardMetrics {
             expired,
             deferred_by_class,
             failed_by_class,
+            suppressed,
             deleted,
             dsn,
             outgoing_open,
@@ -310,6 +313,7 @@ impl ShardMetrics {
                 *sum += other;
             }
         }
+        self.suppressed += suppressed;
         self.deleted += deleted;
         self.dsn += dsn;
         self.outgoing_open += outgoing_open;

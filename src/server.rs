@@ -14,6 +14,7 @@ mod ground;
 mod outbound;
 mod recovery;
 mod services;
+mod suppression;
 mod tokens;
 
 use crate::clock::UnixTime;
@@ -24,6 +25,7 @@ use crate::control::identities::{Identities, IdentityError, SharedDirectory};
 use crate::control::log::EventLog;
 use crate::control::log_output::LogOutput;
 use crate::control::sandbox::Sandbox;
+use crate::control::suppressions::Suppressions;
 use crate::control::{self, ControlParts, Ended, Notice};
 use crate::event::Severity;
 use crate::io::bind::{self, BindError};
@@ -33,6 +35,7 @@ use crate::io::mailbox::{Inbox, InboxSender, Mailbox, Sender, inbox, mailbox};
 use crate::io::probe::{Machine, ProbeError, probe};
 use crate::io::tls::{TlsSetup, TlsSetupError};
 use crate::limits::{CONTROL_INBOX, LEASES_PER_SHARD, MAILBOX_CAPACITY, MAILBOX_FOR_CONTROL, MAILBOX_FOR_HINTS};
+use crate::policy::suppression::SuppressionTable;
 use crate::shard::core::{Core, CoreParts};
 use crate::shard::lease::Loads;
 use crate::shard::message::{Report, ToShard};
@@ -52,6 +55,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use suppression::suppressions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Octets that each shard registers for disk writes, tried in this order where locked memory is short.
@@ -90,15 +94,13 @@ pub enum ServeError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
-    /// The password of a filter.
-    #[error("filter {filter}: {}: the password cannot be read: {cause}", .file.display())]
-    FilterPassword {
-        /// Which filter.
-        filter: String,
-        /// Its file.
-        file: PathBuf,
-        /// Why.
-        cause: io::Error,
+    /// A file with a secret.
+    #[error("{key}: {problem}")]
+    SecretFile {
+        /// Which one, as the configuration names it.
+        key: String,
+        /// The file, and what is wrong with it.
+        problem: String,
     },
     /// The operator's rules about replies.
     #[error(transparent)]
@@ -138,9 +140,7 @@ impl ServeError {
             ServeError::Directory(_) => 73,
             ServeError::Ground(_) => 77,
             ServeError::Probe(_) | ServeError::Bind(_) | ServeError::Service { .. } => 69,
-            ServeError::Tls(_) | ServeError::Resolver(_) | ServeError::FilterPassword { .. } | ServeError::Rules(_) => {
-                78
-            }
+            ServeError::Tls(_) | ServeError::Resolver(_) | ServeError::SecretFile { .. } | ServeError::Rules(_) => 78,
             ServeError::Spool(_) | ServeError::Identities(_) => 74,
             ServeError::Start { .. } => 71,
             ServeError::ShardDied { .. } => 70,
@@ -213,6 +213,8 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
     if let Some(file) = &terminal.credential_file {
         identities.take_credentials(file, crate::io::clock::now().unix)?;
     }
+    let (suppressions, damage) = suppressions(config, directory.path())?;
+    damage.iter().for_each(|text| log.notice(Severity::Error, text));
     let login_key = control::identities::random()?;
     let salt_key = identities.salt_key()?;
     let first_login = match terminal.recipe_for {
@@ -252,6 +254,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         directory: identities.directory(),
         login_key,
         salt_key,
+        suppression: suppressions.table(),
     };
     let (mailboxes, senders) = shard_mailboxes(shards);
     let (reports, inbox) = inbox(CONTROL_INBOX, |report| !matches!(report, Report::Event { .. }));
@@ -267,6 +270,7 @@ fn run(config: &Config, terminal: &Terminal, log: &EventLog, ground: Ground) -> 
         registry,
         services,
         identities,
+        suppressions,
         certificates,
         acme,
         login_key,
@@ -296,6 +300,7 @@ struct ShardPlan {
     directory: SharedDirectory,
     login_key: [u8; 32],
     salt_key: [u8; 32],
+    suppression: Arc<SuppressionTable>,
 }
 
 /// The core of one shard; runs on the shard's thread.
@@ -317,6 +322,7 @@ impl ShardPlan {
             directory: Arc::clone(&self.directory),
             login_key: self.login_key,
             salt_key: self.salt_key,
+            suppression: Arc::clone(&self.suppression),
             recovering: true,
         }
     }
@@ -453,6 +459,7 @@ struct LoopParts<'a> {
     registry: SiteRegistry,
     services: Services,
     identities: Identities,
+    suppressions: Suppressions,
     certificates: Certificates,
     acme: Option<(AcmePlan, ChallengeSockets)>,
     login_key: [u8; 32],
@@ -471,6 +478,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         registry,
         services,
         identities,
+        suppressions,
         certificates,
         acme,
         login_key,
@@ -501,6 +509,7 @@ async fn control_loop(parts: LoopParts<'_>) -> Result<(), ServeError> {
         inbox,
         registry,
         identities,
+        suppressions,
         certificates,
         acme: acme.map(|(plan, sockets)| certificates::acme_parts(plan, sockets)).transpose()?,
         login_key,

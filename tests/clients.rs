@@ -56,6 +56,8 @@ mod senders;
 mod sink;
 #[path = "clients/smtplib.rs"]
 mod smtplib;
+#[path = "clients/suppression.rs"]
+mod suppression;
 #[path = "clients/talk.rs"]
 mod talk;
 #[path = "clients/tenants.rs"]

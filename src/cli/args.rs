@@ -6,6 +6,7 @@ use super::classify::ClassifyArgs;
 use super::domain::DomainCommand;
 use super::identity_args::{CredentialCommand, TenantCommand};
 use super::shaping::ShapingArgs;
+use super::suppression::SuppressionCommand;
 use crate::config::read::{FromText, NameServer};
 use crate::config::text;
 use crate::control::http::STATES;
@@ -78,6 +79,12 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: DomainCommand,
+    },
+    /// Add, list, show, remove, import and export the addresses to which nothing is sent any more
+    Suppression {
+        /// What to do.
+        #[command(subcommand)]
+        command: SuppressionCommand,
     },
     /// Show the certificates of the listeners, and have them read again
     Certificate {

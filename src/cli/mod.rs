@@ -19,6 +19,7 @@ mod serve;
 mod shaping;
 mod spool;
 mod status;
+mod suppression;
 mod table;
 
 pub use args::Cli;
@@ -112,6 +113,7 @@ fn dispatch(cli: Cli, program: &str) -> Result<u8, Failure> {
         args::Command::Tenant { command } => identity::tenant(command),
         args::Command::Credential { command } => identity::credential(command),
         args::Command::Domain { command } => domain::domain(command),
+        args::Command::Suppression { command } => suppression::suppression(command),
         args::Command::Certificate { command } => certificate::certificate(command),
         args::Command::Shaping(shaping_args) => shaping::run(&shaping_args),
         args::Command::Sandbox { command } => sandbox::run(command),

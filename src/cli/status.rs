@@ -38,10 +38,10 @@ pub fn run(args: &StatusArgs) -> Result<u8, Failure> {
         out,
         "waiting     {messages} messages; recipients: {ready} ready, {in_flight} in flight, {scheduled} scheduled, {held} held, {routing} being routed"
     )?;
-    let Status { received, delivered, deferred, bounced, expired, .. } = status;
+    let Status { received, delivered, deferred, bounced, expired, suppressed, .. } = status;
     writeln!(
         out,
-        "since start {received} received; {delivered} delivered, {deferred} deferrals, {bounced} bounced, {expired} expired"
+        "since start {received} received; {delivered} delivered, {deferred} deferrals, {bounced} bounced, {expired} expired, {suppressed} suppressed"
     )?;
     writeln!(out, "open        {} sessions, {} outgoing connections", status.sessions_open, status.outgoing_open)?;
     writeln!(out, "memory      {} MiB", status.resident_octets >> 20)?;

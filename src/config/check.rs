@@ -79,6 +79,7 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     check_limits(config)?;
     check_oauth(config.oauth.as_ref())?;
     filter::check_filters(config)?;
+    config.suppression.check()?;
     super::acme::check(config)?;
     super::outbound_tls::check(config)?;
     check_rest(config)

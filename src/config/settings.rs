@@ -6,6 +6,7 @@ use super::listener::{ListenerKind, ListenerSection, ListenerTls};
 use super::outbound_tls::{self, ClientSetup};
 use super::read::{DomainRule, HelloCheck};
 use super::route::{RouteSection, TargetKey};
+use super::suppression::AtRecipient;
 use crate::policy::classify::Classifier;
 use crate::policy::connection_rate::{ConnectionRate, ConnectionRates};
 use crate::policy::relay::{self, RelayPolicy};
@@ -81,6 +82,8 @@ pub fn settings(config: &Config, sandbox: Option<SocketAddr>) -> Settings {
         shaping: config.shaping.rules(),
         // Those with the operator's rules take its place at the start.
         classifier: Classifier::shipped(),
+        refuse_suppressed: config.suppression.at_rcpt == AtRecipient::Refuse,
+        bounces_suppress: config.suppression.hard_bounces || config.suppression.soft_bounces > 0,
         schedule: RetrySchedule {
             first: config.retry.first,
             factor: config.retry.factor,

@@ -350,6 +350,13 @@ fn every_key_can_be_set() {
         jitter = 0
         lifetime = "2d"
         delay_warning = "never"
+        [suppression]
+        at_rcpt = "refuse"
+        hard_bounces = false
+        hard_lifetime = "never"
+        soft_bounces = 3
+        soft_period = "7d"
+        soft_lifetime = "never"
         [limits]
         message_size = "20MB"
         large_message = "5MB"
@@ -458,6 +465,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### `[classification]`", "[classification]"),
         ("### `[outbound_tls]`", "[outbound_tls]"),
         ("### `[retry]`", "[retry]"),
+        ("### `[suppression]`", "[suppression]"),
         ("### `[limits]`", "[limits]"),
         ("### `[admin]`", "[admin]"),
         ("### `[process]`", "[process]"),

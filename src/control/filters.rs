@@ -13,10 +13,10 @@ use crate::clock::Instant;
 use crate::event::Severity;
 use crate::io::clock;
 use crate::io::mailbox::Sender;
-use crate::limits::{FILTER_HEADERS_MAX, FILTER_TEXT_MAX, HOLD_REASON_MAX};
+use crate::limits::{FILTER_HEADERS_MAX, FILTER_TEXT_MAX, FILTERS_TIME, HOLD_REASON_MAX};
 use crate::policy::dkim;
 use crate::reply::Reply;
-use crate::shard::message::{FilterQuestion, FilterVerdict, Passed, ToShard};
+use crate::shard::message::{FilterQuestion, FilterVerdict, Passed, Rejected, ToShard};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -93,8 +93,8 @@ pub enum FilterError {
     /// It said something unexpected.
     #[error("{0}")]
     Protocol(String),
-    /// Its time was over.
-    #[error("no answer within {0:?}")]
+    /// Its time was over, or that of all filters together.
+    #[error("no answer within {0:.0?}")]
     Late(Duration),
 }
 
@@ -191,11 +191,14 @@ impl Parts {
     async fn judge(&self, question: FilterQuestion) -> FilterVerdict {
         let mut passed = Passed::default();
         let (mut failures, mut refusal) = (0, None);
+        let begun = tokio::time::Instant::now();
         for &number in question.filters.iter() {
             let Some((filter, places, trouble)) = self.filters.get(usize::from(number)) else { continue };
-            let answer = match tokio::time::timeout(filter.timeout, self.show(filter, places, &question)).await {
+            // All of them together have a bound, since the client waits for all.
+            let time = filter.timeout.min(FILTERS_TIME.saturating_sub(begun.elapsed()));
+            let answer = match tokio::time::timeout(time, self.show(filter, places, &question)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(FilterError::Late(filter.timeout)),
+                Err(_) => Err(FilterError::Late(time)),
             };
             let answer = answer.unwrap_or_else(|error| {
                 failures += 1;
@@ -220,8 +223,8 @@ impl Parts {
             if let (Some(reason), None) = (&answer.hold, &passed.held) {
                 passed.held = Some(hold_reason(&filter.name, reason));
             }
-            refusal = answer.refusal;
-            if refusal.is_some() {
+            if let Some(reply) = answer.refusal {
+                refusal = Some(Rejected { filter: filter.name.clone(), reply });
                 break;
             }
         }

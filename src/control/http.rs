@@ -28,6 +28,8 @@ use super::monitoring::monitoring_router;
 use super::requests::{AskError, Requests};
 use super::sandbox::Sandbox;
 use super::sandbox_routes::sandbox_router;
+use super::suppression_routes::suppression_router;
+use super::suppressions::Suppressions;
 use crate::id::MessageId;
 use crate::limits::ADMIN_PAGE_MAX;
 use crate::metrics::ShardMetrics;
@@ -72,6 +74,8 @@ pub struct Shared {
     pub identities: Arc<Identities>,
     /// Their domains.
     domains: DomainCheck,
+    /// To whom nothing is sent any more.
+    pub suppressions: Arc<Suppressions>,
     /// The listeners' certificates.
     pub certificates: Arc<Certificates>,
     /// What orders one, where that is wanted.
@@ -92,6 +96,7 @@ impl Shared {
         sandbox: Option<Sandbox>,
         identities: Arc<Identities>,
         domains: DomainCheck,
+        suppressions: Arc<Suppressions>,
         certificates: Arc<Certificates>,
         acme: Option<Arc<Acme>>,
     ) -> Shared {
@@ -100,6 +105,7 @@ impl Shared {
             sandbox,
             identities,
             domains,
+            suppressions,
             certificates,
             acme,
             phase: AtomicU8::new(Phase::Starting as u8),
@@ -332,6 +338,9 @@ pub struct Status {
     pub bounced: u64,
     /// Recipients whose time ran out since the start.
     pub expired: u64,
+    /// Recipients to whom nothing was sent since the start.
+    #[serde(default)]
+    pub suppressed: u64,
     /// Resident memory in octets.
     pub resident_octets: u64,
 }
@@ -351,6 +360,7 @@ pub fn admin_router(shared: Arc<Shared>) -> Router {
         .route("/v1/domains", post(domains))
         .with_state(Arc::clone(&shared))
         .merge(certificate_router(Arc::clone(&shared)))
+        .merge(suppression_router(Arc::clone(&shared)))
         .merge(sandbox_router(Arc::clone(&shared)))
         .merge(monitoring_router(shared))
 }
@@ -551,6 +561,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Result<Json<Status>, Failu
         deferred: total.deferred,
         bounced: total.bounced,
         expired: total.expired,
+        suppressed: total.suppressed,
         resident_octets: figures.resident_octets,
     }))
 }

@@ -6,6 +6,7 @@
 
 use super::domains::{DOMAINS, table_key};
 use super::identity_requests::{CredentialView, IdentityReply, IdentityRequest};
+use super::secret_file::read_secret;
 use crate::clock::UnixTime;
 use crate::limits::LOGIN_OCTETS_MAX;
 use crate::policy::domain::Unverified;
@@ -251,17 +252,7 @@ impl Identities {
     /// When the file cannot be read, or a line is none; says which.
     pub fn take_credentials(&self, file: &Path, now: UnixTime) -> Result<(), IdentityError> {
         let wrong = |cause| IdentityError::File { file: file.display().to_string(), cause };
-        let mode = std::fs::metadata(file).map_err(wrong)?.permissions().mode();
-        // A group may read it: so root keeps it for the relay's user.
-        if mode & 0o027 != 0 {
-            let text = format!(
-                "{} holds passwords and may be read or changed by others (mode {:o}): chmod 600 {0}",
-                file.display(),
-                mode & 0o777
-            );
-            return Err(IdentityError::Wrong(text));
-        }
-        let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).map_err(wrong)?);
+        let text = read_secret(file).map_err(wrong)?;
         if self.directory.load().tenant(DEFAULT_TENANT).is_none() {
             self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into(), unverified: Unverified::Pass }, now)?;
         }

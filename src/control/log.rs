@@ -138,6 +138,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Deferred { .. } => "deferred",
         Event::Bounced(_) => "bounced",
         Event::Expired(_) => "expired",
+        Event::Suppressed(_) => "suppressed",
         Event::DsnQueued { .. } => "dsn",
         Event::DoubleBounce { .. } => "double_bounce",
         Event::OperatorAct { .. } => "operator",
@@ -168,13 +169,16 @@ fn fields(event: &Event, field: Field<'_>) {
             field("tls", Value::Flag(*tls));
             field("commit_us", Value::Number(*commit_us));
         }
-        Event::Rejected { client, sender, recipient, reply } => {
+        Event::Rejected { client, sender, recipient, reply, filter } => {
             field("client", Value::Text(&client.to_string()));
             field("from", Value::Path(sender));
             if let Some(recipient) = recipient {
                 field("to", Value::Path(recipient));
             }
             field("reply", Value::Text(reply));
+            if let Some(filter) = filter {
+                field("filter", Value::Text(filter));
+            }
         }
         Event::LoginFailed { client, login, reason } => {
             field("client", Value::Text(&client.to_string()));
@@ -190,7 +194,9 @@ fn fields(event: &Event, field: Field<'_>) {
             id_field(field, "id", *id);
             field("reason", Value::Text(reason));
         }
-        Event::Delivered(facts) | Event::Bounced(facts) | Event::Expired(facts) => attempt_fields(facts, field),
+        Event::Delivered(facts) | Event::Bounced(facts) | Event::Expired(facts) | Event::Suppressed(facts) => {
+            attempt_fields(facts, field)
+        }
         Event::Deferred { facts, next } => {
             attempt_fields(facts, field);
             field("next", Value::Text(&next.to_string()));
@@ -416,8 +422,8 @@ mod tests {
     fn long_values_are_cut_and_empty_ones_shown() {
         let line = format_line(LogFormat::Human, AT, None, &Event::Bounced(facts(&"x".repeat(9_000))));
         assert!(line.len() < 2_000 && line.contains('…'));
-        let event =
-            Event::Rejected { client: [192, 0, 2, 7].into(), sender: "".into(), recipient: None, reply: "".into() };
+        let (sender, reply) = Default::default();
+        let event = Event::Rejected { client: [192, 0, 2, 7].into(), sender, recipient: None, reply, filter: None };
         let line = format_line(LogFormat::Human, AT, None, &event);
         assert!(line.ends_with("client=192.0.2.7 from=<> reply=\"\"\n"), "{line}");
     }

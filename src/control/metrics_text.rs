@@ -108,6 +108,7 @@ fn counters(text: &mut String, total: &ShardMetrics) {
         ("delivered", total.delivered),
         ("bounced", total.bounced),
         ("expired", total.expired),
+        ("suppressed", total.suppressed),
         ("deleted", total.deleted),
     ];
     for (name, help, value) in [

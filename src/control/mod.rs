@@ -34,6 +34,11 @@ pub mod resolve;
 pub mod rspamd;
 pub mod sandbox;
 pub mod sandbox_routes;
+pub mod secret_file;
+pub mod suppression_log;
+pub mod suppression_requests;
+pub mod suppression_routes;
+pub mod suppressions;
 
 use crate::event::{Event, Severity};
 use crate::io::dns::Resolver;
@@ -61,6 +66,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use suppressions::{Bounced, Suppressions};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
@@ -87,6 +93,8 @@ pub struct ControlParts {
     pub registry: SiteRegistry,
     /// Who may log in.
     pub identities: Identities,
+    /// To whom nothing is sent any more.
+    pub suppressions: Suppressions,
     /// The listeners' certificates.
     pub certificates: Certificates,
     /// A certificate that is ordered, where that is wanted.
@@ -212,6 +220,8 @@ pub async fn run(parts: ControlParts) -> Ended {
     let filters = Filters::new(parts.filters, shards.clone(), log.clone(), parts.hostname, &parts.spool);
     let kept = sandbox.as_ref().map(|(sandbox, ..)| sandbox.clone());
     let identities = Arc::new(parts.identities);
+    let suppressions = Arc::new(parts.suppressions);
+    tokio::spawn(Arc::clone(&suppressions).run(log.clone()));
     let certificates = Arc::new(parts.certificates);
     tokio::spawn(Arc::clone(&certificates).run());
     if let Some(policies) = parts.mta_sts {
@@ -221,7 +231,8 @@ pub async fn run(parts: ControlParts) -> Ended {
     let reservations = Reservations::start(Arc::clone(&identities), shards.clone(), log.clone());
     let domains = DomainCheck::new(Arc::clone(&identities), resolver, log.clone());
     tokio::spawn(domains.clone().run());
-    let shared = Arc::new(Shared::new(Requests::new(shards), kept, identities, domains, certificates, acme));
+    let shared =
+        Arc::new(Shared::new(Requests::new(shards), kept, identities, domains, suppressions, certificates, acme));
     spawn_services(&shared, &log, admin, monitoring, sandbox);
     let mut control = Control {
         shared,
@@ -348,6 +359,9 @@ impl Control {
             Report::Login { shard, question } => self.authenticator.ask(shard, *question),
             Report::Filter { shard, question } => self.filters.ask(shard, *question),
             Report::Reserve { tenant, login } => self.reservations.ask(tenant, login),
+            Report::Bounced { tenant, address, bounce, reply } => {
+                self.shared.suppressions.bounced(Bounced { tenant, address, bounce, reply }, &self.log);
+            }
             Report::Admin { shard, ticket, reply } => self.shared.requests.answered(shard, ticket, reply),
             Report::Event { shard, at, event } => self.log.event(at, Some(shard), &event),
             Report::State { shard, state } => self.shard_state(shard, state),

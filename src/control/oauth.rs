@@ -7,6 +7,7 @@
 
 use super::https::{Https, HttpsError};
 use crate::clock::UnixTime;
+use crate::io::secret_file;
 use crate::limits::LOGIN_OCTETS_MAX;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -195,7 +196,7 @@ impl TokenChecker {
         secret_file: &std::path::Path,
     ) -> Result<Value, TokenError> {
         let unavailable = |text: String| TokenError::Unavailable(text);
-        let secret = crate::io::secret_file::read(secret_file).map_err(unavailable)?;
+        let secret = secret_file::read(secret_file).map_err(unavailable)?;
         // RFC 6749 2.3.1: both are encoded before they are joined.
         let login = Zeroizing::new(format!("{}:{}", form_encoded(client_id), form_encoded(&secret)));
         let authorization = Zeroizing::new(format!("Basic {}", STANDARD.encode(&*login)));

@@ -137,6 +137,11 @@ async fn play(
     }
 }
 
+fn suppressions(directory: &std::path::Path) -> Suppressions {
+    let plan = Config::embedded().unwrap().suppression.plan();
+    Suppressions::open(directory, [1; 16], plan, crate::io::clock::now().unix).unwrap().0
+}
+
 async fn start(name: &str, fakes: Vec<Fake>) -> World {
     let directory = std::env::temp_dir().join(format!("ringpost-control-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
@@ -169,6 +174,7 @@ async fn start(name: &str, fakes: Vec<Fake>) -> World {
         shards,
         inbox,
         identities: identities::Identities::open(&directory).unwrap(),
+        suppressions: suppressions(&directory),
         certificates: Certificates::open(CertificatePlan::default(), None, crate::io::clock::now().unix).unwrap(),
         acme: None,
         login_key: [7; 32],

@@ -48,6 +48,16 @@ impl ConnectionRates {
             None => Ok(()),
         }
     }
+
+    /// A connection that was counted counts no more: its client has proven who it is.
+    pub fn give_back(&self, client: IpAddr, now: Instant) {
+        if let Some(clients) = &self.clients {
+            clients.give_back(client_key(client), now);
+        }
+        if let Some(networks) = &self.networks {
+            networks.give_back(network_key(client), now);
+        }
+    }
 }
 
 /// Places that a key may have: those of one cache line.
@@ -90,6 +100,24 @@ impl Arrivals {
             tolerance: step.saturating_mul(u64::from(rate.burst.saturating_sub(1))).min(TIME_MASK / 4),
             sets: (0..CONNECTION_RATE_PLACES / WAYS).map(|_| Set(Default::default())).collect(),
             hasher: RandomState::default(),
+        }
+    }
+
+    /// Gives back what was taken for one connection; of whoever is not known any more there is nothing to give back.
+    fn give_back(&self, key: u64, now: Instant) {
+        let hash = self.hasher.hash_one(key);
+        let Set(places) = &self.sets[hash as usize & (self.sets.len() - 1)];
+        let owner = hash & !TIME_MASK;
+        let now = units(now.as_nanos());
+        loop {
+            let (place, word) = find(places, owner, now);
+            if word & !TIME_MASK != owner || word & TIME_MASK <= now {
+                return;
+            }
+            let given = owner | (word & TIME_MASK).saturating_sub(self.step);
+            if place.compare_exchange_weak(word, given, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return;
+            }
         }
     }
 
@@ -191,6 +219,24 @@ mod tests {
         assert_eq!(rates.admit(ip("2001:db8:0:1::1"), at(1)), Ok(()));
         assert!(matches!(rates.admit(ip("2001:db8:0:2::1"), at(1)), Err(Refusal::NetworkRate(_))));
         assert_eq!(rates.admit(ip("2001:db8:1::1"), at(1)), Ok(()));
+    }
+
+    #[test]
+    fn a_connection_that_is_given_back_does_not_count() {
+        let rates = ConnectionRates::new(rate(1000, 3), rate(1000, 4));
+        let client = ip("192.0.2.1");
+        for _ in 0..100 {
+            assert_eq!(rates.admit(client, at(1)), Ok(()));
+            rates.give_back(client, at(1));
+        }
+        assert_eq!((0..9).filter(|_| rates.admit(client, at(1)).is_ok()).count(), 3);
+        rates.give_back(client, at(1));
+        assert_eq!((0..9).filter(|_| rates.admit(client, at(1)).is_ok()).count(), 1);
+        // Nothing is saved up: who is not known any more, or was never, gets no more than its burst.
+        (0..50).for_each(|_| rates.give_back(client, at(90_000)));
+        (0..50).for_each(|_| rates.give_back(ip("192.0.2.9"), at(90_000)));
+        assert_eq!((0..9).filter(|_| rates.admit(client, at(90_000)).is_ok()).count(), 3);
+        assert_eq!((0..9).filter(|_| rates.admit(ip("192.0.2.9"), at(90_000)).is_ok()).count(), 1, "of its network");
     }
 
     #[test]

@@ -19,5 +19,6 @@ pub mod quota;
 pub mod relay;
 pub mod scram;
 pub mod session_limits;
+pub mod suppression;
 pub mod trace;
 pub mod usage;

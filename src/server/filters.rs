@@ -7,7 +7,6 @@ use crate::control::rspamd::Rspamd;
 use crate::io::secret_file;
 use crate::io::tls;
 use hyper::header::HeaderValue;
-use std::io;
 
 /// All filters of `[[filter]]`, in their order.
 pub(super) fn filters(config: &Config) -> Result<Vec<Filter>, ServeError> {
@@ -36,10 +35,12 @@ fn filter(section: &FilterSection) -> Result<Filter, ServeError> {
 
 fn password(section: &FilterSection) -> Result<Option<HeaderValue>, ServeError> {
     let Some(file) = &section.password_file else { return Ok(None) };
-    let wrong = |cause| ServeError::FilterPassword { filter: section.name.clone(), file: file.clone(), cause };
-    let text = secret_file::read(file).map_err(|text| wrong(io::Error::other(text)))?;
+    let key = || format!("filter {}, password_file", section.name);
+    let wrong = |problem| ServeError::SecretFile { key: key(), problem };
+    let text = secret_file::read(file).map_err(wrong)?;
     let value = HeaderValue::from_str(&text);
-    let mut value = value.map_err(|_| wrong(io::Error::other("it holds more than one line of plain text")))?;
+    let mut value =
+        value.map_err(|_| wrong(format!("{}: it holds more than one line of plain text", file.display())))?;
     value.set_sensitive(true);
     Ok(Some(value))
 }

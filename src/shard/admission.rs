@@ -71,7 +71,8 @@ impl Core {
         let settings = &self.settings.listeners[listener];
         let (config, implicit_tls) = (settings.session.clone(), settings.implicit_tls);
         let trusted = !config.proxy && settings.relay.trusts(peer.ip());
-        let local = (!config.proxy).then(|| local.ip());
+        let proxied = config.proxy;
+        let local = (!proxied).then(|| local.ip());
         let admitted = if config.proxy { self.admit_unknown(peer.ip()) } else { self.admit(peer.ip(), trusted, now) };
         if let Err(refusal) = admitted {
             let reply = self.refuse_connection(peer, refusal);
@@ -87,7 +88,8 @@ impl Core {
         }
         session.start(now.instant, out);
         let conn = self.connections.allocate();
-        let inbound = Box::new(Inbound { session, state: InboundState::new(conn, listener, peer, local) });
+        let mut inbound = Box::new(Inbound { session, state: InboundState::new(conn, listener, peer, local) });
+        inbound.state.rated = !proxied && self.is_rated(peer.ip(), trusted);
         self.wake_when_due(&inbound);
         self.connections.put(conn, Conn::Inbound(inbound));
         Some(conn)
@@ -117,6 +119,7 @@ impl Core {
         match admitted {
             Ok(()) => {
                 state.client = client;
+                state.rated = self.is_rated(client.ip(), trusted);
                 Ok(())
             }
             Err(refusal) => Err(self.refuse_connection(client, refusal)),
@@ -125,10 +128,15 @@ impl Core {
 
     /// Counts a connection for its client's rate and its network's, but for those that have none.
     fn check_rate(&self, client: IpAddr, trusted: bool, now: Now) -> Result<(), Refusal> {
-        if trusted || self.admission.sessions.is_exempt(client) {
+        if !self.is_rated(client, trusted) {
             return Ok(());
         }
         self.settings.connection_rates.admit(client, now.instant)
+    }
+
+    /// Whether a connection counts for its client's rate and its network's.
+    fn is_rated(&self, client: IpAddr, trusted: bool) -> bool {
+        !trusted && !self.admission.sessions.is_exempt(client)
     }
 
     /// Counts a refused connection, tells the log of it unless there were many, and gives what the client is told.
@@ -142,6 +150,7 @@ impl Core {
                 sender: "".into(),
                 recipient: None,
                 reply: reply.to_string().into(),
+                filter: None,
             });
         } else {
             self.admission.untold += 1;
@@ -252,6 +261,7 @@ mod tests {
                     directory: Arc::default(),
                     login_key: [0; 32],
                     salt_key: [0; 32],
+                    suppression: Arc::default(),
                     recovering: false,
                 })
             };
@@ -351,6 +361,33 @@ mod tests {
         assert_eq!(core.admission.sessions.open_of("192.0.2.1".parse().unwrap()), 2);
         core.closed(second, crate::io::handler::CloseReason::Peer, shards.now);
         assert_eq!(core.admission.sessions.open_of("192.0.2.1".parse().unwrap()), 1);
+    }
+
+    #[test]
+    fn whoever_logs_in_may_connect_as_often_as_it_likes() {
+        let mut shards = Shards::new("connections_per_client = \"3/1m\"\nconnections_per_network = \"4/1m\"\n");
+        let credential = Arc::new(crate::policy::identity::Credential::of("app", "default"));
+        let mut session = |listener: usize, logs_in: bool| {
+            let (conn, greeting) = shards.connect(0, listener, "192.0.2.1");
+            let Some(conn) = conn else { return greeting };
+            if listener == PROXIED {
+                shards.say(0, conn, "PROXY TCP4 192.0.2.1 192.0.2.250 4000 25\r\n");
+            }
+            let mut inbound = shards.cores[0].connections.take_inbound(conn).unwrap();
+            // Each connection is given back once.
+            for _ in 0..if logs_in { 5 } else { 0 } {
+                shards.cores[0].logged_in(&mut inbound.state, Arc::clone(&credential), shards.now);
+            }
+            shards.cores[0].connections.put(conn, Conn::Inbound(inbound));
+            greeting
+        };
+        for listener in [PLAIN, PROXIED] {
+            for _ in 0..10 {
+                assert!(!session(listener, true).starts_with("421"), "{listener}");
+            }
+        }
+        let strangers = (0..9).filter(|_| session(PLAIN, false).starts_with("220 ")).count();
+        assert_eq!(strangers, 3, "others of the same address have their rate");
     }
 
     #[test]

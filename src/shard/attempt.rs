@@ -44,6 +44,8 @@ pub enum Verdict {
         /// Not earlier than this.
         not_before: Option<Instant>,
     },
+    /// Nothing is sent to this address.
+    Suppressed,
     /// No attempt could be made, for a reason that is not the recipient's: another time.
     Unresolved,
 }

@@ -9,6 +9,7 @@ use crate::io::handler::{ClientCertificate, ConnId};
 use crate::policy::identity::Credential;
 use crate::reply::Reply;
 use crate::shard::core::Core;
+use crate::shard::ingress::InboundState;
 use crate::shard::message::{LoginQuestion, LoginVerdict, Report};
 use crate::smtp::replies::AUTH_INVALID;
 use crate::smtp::sasl::Login;
@@ -42,6 +43,15 @@ impl Core {
         known
     }
 
+    /// A session has logged in. Its connection counts no more for the rate of connections, which is there for those of whom nothing
+    /// is known: an application may open one for each message.
+    pub(super) fn logged_in(&self, state: &mut InboundState, credential: Arc<Credential>, now: Now) {
+        state.credential = Some(credential);
+        if std::mem::take(&mut state.rated) {
+            self.settings.connection_rates.give_back(state.client.ip(), now.instant);
+        }
+    }
+
     /// What a client of SCRAM is told of a name.
     pub(super) fn scram(&mut self, name: &str, now: Now) -> ScramOffer {
         self.scram.offer(name, &self.directory.load(), now.unix)
@@ -62,7 +72,7 @@ impl Core {
             Err(_) => self.metrics.failed_logins += 1,
         }
         let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
-        let result = result.map(|credential| inbound.state.credential = Some(credential));
+        let result = result.map(|credential| self.logged_in(&mut inbound.state, credential, now));
         let mut out = Vec::new();
         let step = inbound.session.handle_authenticated(result, now.instant, &mut out);
         self.send(conn, out.into());

@@ -4,6 +4,7 @@ use crate::clock::Instant;
 use crate::io::handler::ConnId;
 use crate::shard::egress::Outbound;
 use crate::shard::ingress::Inbound;
+use std::net::SocketAddr;
 
 /// A connection of either direction.
 #[derive(Debug)]
@@ -68,6 +69,14 @@ impl Connections {
                 None
             }
         }
+    }
+
+    /// The client of this session.
+    pub fn client_of(&mut self, id: ConnId) -> Option<SocketAddr> {
+        let inbound = self.take_inbound(id)?;
+        let client = inbound.state.client;
+        self.put(id, Conn::Inbound(inbound));
+        Some(client)
     }
 
     /// Takes out one of ours.

@@ -16,6 +16,7 @@ use crate::policy::classify::Classifier;
 use crate::policy::identity::Directory;
 use crate::policy::logins::Logins;
 use crate::policy::scram::ScramSource;
+use crate::policy::suppression::SuppressionTable;
 use crate::queue::{Queue, QueueConfig, SiteId};
 use crate::shard::admission::Admission;
 use crate::shard::connections::{Conn, Connections};
@@ -71,6 +72,8 @@ pub struct CoreParts {
     pub login_key: [u8; 32],
     /// The key with which salts are made for names that nobody has.
     pub salt_key: [u8; 32],
+    /// To whom nothing is sent any more.
+    pub suppression: Arc<SuppressionTable>,
     /// Whether recovery will send messages and then [`ToShard::RecoveryDone`].
     pub recovering: bool,
 }
@@ -100,6 +103,7 @@ pub struct Core {
     pub(super) named_hops: HashMap<Box<str>, Vec<IpAddr>>,
     pub(super) tenants: Tenants,
     pub(super) directory: Arc<ArcSwap<Directory>>,
+    pub(super) suppression: Arc<SuppressionTable>,
     pub(super) logins: Logins,
     pub(super) scram: ScramSource,
     pub(super) ids: MessageIds,
@@ -171,6 +175,7 @@ impl Core {
             directory,
             login_key,
             salt_key,
+            suppression,
             recovering,
         } = parts;
         let log = Log::new(
@@ -197,6 +202,7 @@ impl Core {
             named_hops: HashMap::default(),
             tenants: Tenants::default(),
             directory,
+            suppression,
             logins: Logins::new(&login_key),
             scram: ScramSource::new(&login_key, &salt_key, shard),
             ids: MessageIds::above(shard, spool_written),

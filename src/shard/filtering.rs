@@ -6,13 +6,15 @@
 
 use crate::clock::Now;
 use crate::envelope::Envelope;
+use crate::event::Event;
 use crate::id::MessageId;
+use crate::io::handler::ConnId;
 use crate::policy::domain::Domain;
 use crate::reply::Reply;
 use crate::shard::connections::Conn;
 use crate::shard::core::Core;
 use crate::shard::ingress::{InboundState, Incoming};
-use crate::shard::message::{FilterContent, FilterQuestion, FilterVerdict, Passed, Report};
+use crate::shard::message::{FilterContent, FilterQuestion, FilterVerdict, Passed, Rejected, Report};
 use crate::shard::storing::Origin;
 use bytes::Bytes;
 use foldhash::HashMap;
@@ -86,14 +88,18 @@ impl Core {
         match &result {
             Ok(passed) if passed.held.is_some() => self.metrics.filtered_held += 1,
             Ok(_) => self.metrics.filtered_passed += 1,
-            Err(reply) if reply.code < 500 => self.metrics.filtered_deferred += 1,
+            Err(rejected) if rejected.reply.code < 500 => self.metrics.filtered_deferred += 1,
             Err(_) => self.metrics.filtered_rejected += 1,
         }
+        let passed = match result {
+            Ok(passed) => passed,
+            Err(rejected) => return self.rejected_by_filter(id, conn, rejected, now),
+        };
         match self.filtering.remove(&id) {
-            Some(unfiltered) => self.filtered_in_memory(*unfiltered, result, now),
+            Some(unfiltered) => self.filtered_in_memory(*unfiltered, passed, now),
             None => {
                 let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
-                let finished = self.filtered_in_file(&mut inbound.state, id, result, now);
+                let finished = self.filtered_in_file(&mut inbound.state, id, passed, now);
                 self.connections.put(conn, Conn::Inbound(inbound));
                 if let Err(reply) = finished {
                     self.answer_stored(conn, Err(reply), now);
@@ -102,25 +108,53 @@ impl Core {
         }
     }
 
-    fn filtered_in_memory(&mut self, unfiltered: Unfiltered, result: Result<Passed, Reply>, now: Now) {
+    /// A filter does not let a message in: it ends, and counts for nobody's quota.
+    fn rejected_by_filter(&mut self, id: MessageId, conn: ConnId, rejected: Rejected, now: Now) {
+        let path =
+            |envelope: &Envelope| envelope.reverse_path.as_ref().map_or_else(Box::default, |path| path.as_str().into());
+        let (client, sender) = match self.filtering.remove(&id) {
+            Some(unfiltered) => {
+                self.content_octets -= unfiltered.incoming.counted;
+                (unfiltered.origin.client, path(&unfiltered.incoming.envelope))
+            }
+            None => {
+                let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
+                let state = &mut inbound.state;
+                let facts = waiting(state, id).map(|one| path(&one.envelope)).map(|path| (state.client.ip(), path));
+                if facts.is_some() {
+                    self.spilling.remove(&id);
+                    self.drop_incoming(state);
+                }
+                self.connections.put(conn, Conn::Inbound(inbound));
+                let Some(facts) = facts else { return };
+                facts
+            }
+        };
+        self.metrics.rejected += 1;
+        let Rejected { filter, reply } = rejected;
+        let told = reply.to_string().into();
+        self.event(Event::Rejected { client, sender, recipient: None, reply: told, filter: Some(filter) });
+        self.tell_stored(conn, Err(reply), now);
+    }
+
+    fn filtered_in_memory(&mut self, unfiltered: Unfiltered, passed: Passed, now: Now) {
         let Unfiltered { origin, mut incoming, content, signer } = unfiltered;
         let conn = origin.conn;
         self.content_octets -= incoming.counted;
-        let stored = result.and_then(|Passed { headers, held }| {
-            incoming.content = if headers.is_empty() { content.into() } else { [&headers, &content[..]].concat() };
-            incoming.trace_len += headers.len();
-            incoming.len += headers.len() as u64;
-            incoming.counted += headers.len();
-            incoming.envelope.held = held.or(incoming.envelope.held);
-            match signer {
-                Some(domain) => {
-                    self.content_octets += incoming.counted;
-                    self.await_signature(origin, incoming, domain);
-                    Ok(())
-                }
-                None => self.store_inline(origin, incoming, now),
+        let Passed { headers, held } = passed;
+        incoming.content = if headers.is_empty() { content.into() } else { [&headers, &content[..]].concat() };
+        incoming.trace_len += headers.len();
+        incoming.len += headers.len() as u64;
+        incoming.counted += headers.len();
+        incoming.envelope.held = held.or(incoming.envelope.held);
+        let stored = match signer {
+            Some(domain) => {
+                self.content_octets += incoming.counted;
+                self.await_signature(origin, incoming, domain);
+                Ok(())
             }
-        });
+            None => self.store_inline(origin, incoming, now),
+        };
         if let Err(reply) = stored {
             self.answer_stored(conn, Err(reply), now);
         }
@@ -130,22 +164,23 @@ impl Core {
         &mut self,
         state: &mut InboundState,
         id: MessageId,
-        result: Result<Passed, Reply>,
+        passed: Passed,
         now: Now,
     ) -> Result<(), Reply> {
-        // The session may be another one's by now, or at its next message, when the disk refused this one meanwhile.
-        let waits = |incoming: &Incoming| incoming.spill.as_ref().is_some_and(|spill| spill.for_filters);
-        let Some(incoming) = state.incoming.as_deref_mut().filter(|one| one.id == id && waits(one)) else {
-            return Ok(());
-        };
-        let finished = result.and_then(|Passed { headers, held }| {
-            incoming.envelope.held = held.or(incoming.envelope.held.take());
-            self.finish_spill(incoming, &headers, now)
-        });
+        let Some(incoming) = waiting(state, id) else { return Ok(()) };
+        incoming.envelope.held = passed.held.or(incoming.envelope.held.take());
+        let finished = self.finish_spill(incoming, &passed.headers, now);
         if finished.is_err() {
             self.spilling.remove(&id);
             self.drop_incoming(state);
         }
         finished
     }
+}
+
+/// The message of this session that waits for its filters, when it is this one: the session may be another one's by now, or at its
+/// next message, when the disk refused this one meanwhile.
+fn waiting(state: &mut InboundState, id: MessageId) -> Option<&mut Incoming> {
+    let waits = |incoming: &Incoming| incoming.spill.as_ref().is_some_and(|spill| spill.for_filters);
+    state.incoming.as_deref_mut().filter(|one| one.id == id && waits(one))
 }

@@ -64,6 +64,8 @@ pub struct InboundState {
     pub local: Option<IpAddr>,
     /// Whether it is one of those that wait for the answer to an error.
     pub tarpitted: bool,
+    /// Whether the connection counts for the rates of its client and network.
+    pub rated: bool,
 }
 
 /// A message on its way in.
@@ -207,6 +209,7 @@ impl Core {
             sender: sender.into(),
             recipient: recipient.map(Into::into),
             reply: reply.to_string().into(),
+            filter: None,
         });
     }
 }
@@ -227,6 +230,7 @@ impl InboundState {
             storing: false,
             local,
             tarpitted: false,
+            rated: false,
         }
     }
 
@@ -291,7 +295,7 @@ impl Transactions for Receiving<'_> {
         let certificate = self.state.tls.as_ref().and_then(|tls| tls.client.clone());
         let (conn, client) = (self.state.conn, self.state.client.ip());
         let credential = self.core.authenticate(conn, client, login, certificate, now)?;
-        self.state.credential = Some(credential);
+        self.core.logged_in(self.state, credential, now);
         Some(Ok(()))
     }
 
@@ -337,7 +341,7 @@ impl Transactions for Receiving<'_> {
             }
             self.state.credential = Some(current);
         }
-        let tenant = self.core.tenant_of(self.state, mail.reverse_path.as_ref());
+        let tenant = self.core.tenant_of(self.state, mail.reverse_path.as_ref()).map(Box::<str>::from);
         let tenant = tenant.map_err(|reply| self.refuse(None, reply))?;
         self.core.may_send(self.state, &tenant, Counted::Messages, 1, now).map_err(|reply| self.refuse(None, reply))?;
         // Where a header may name another tenant it is judged when that has come.
@@ -386,6 +390,11 @@ impl Transactions for Receiving<'_> {
         if let Some(Envelope { tenant, recipients, .. }) = self.state.incoming.as_ref().map(|one| &one.envelope)
             && let Err(reply) =
                 self.core.may_send(self.state, tenant, Counted::Recipients, recipients.len() as u32 + 1, now)
+        {
+            return Err(self.refuse(Some(recipient.address.as_str()), reply));
+        }
+        if let Some(Envelope { tenant, .. }) = self.state.incoming.as_ref().map(|one| &one.envelope)
+            && let Err(reply) = self.core.check_suppressed(self.state, tenant, recipient.address.as_str())
         {
             return Err(self.refuse(Some(recipient.address.as_str()), reply));
         }

@@ -82,7 +82,7 @@ impl Core {
         }
         // What another shard delivers for this one must find room here to be recorded.
         while self.leases.out[usize::from(to)] < LEASES_PER_SHARD && self.log.accepts_outcomes() {
-            let Some(pick) = self.queue.pick(site, permits.shape.limits.recipients_per_transaction) else { return };
+            let Some(pick) = self.pick(site, permits.shape.limits.recipients_per_transaction) else { return };
             let Some((transaction, id, content)) = self.transaction_of(pick.slot, &pick.recipients) else { return };
             let held = self.retained.get(id).cloned();
             let hosts = self.sites.get(site).map(|known| known.addresses()).unwrap_or_default();

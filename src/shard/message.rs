@@ -7,6 +7,7 @@ use crate::io::dns::Resolution;
 use crate::io::handler::{ClientCertificate, ConnId};
 use crate::metrics::ShardMetrics;
 use crate::policy::logins::Granted;
+use crate::policy::suppression::Bounce;
 use crate::reply::Reply;
 use crate::shard::attempt::AttemptOutcome;
 use crate::shard::permits::{ConnectionPermit, SitePermits};
@@ -157,9 +158,18 @@ pub struct FilterVerdict {
     /// Its session, which may be gone.
     pub conn: ConnId,
     /// What is done with it, or what the client is told.
-    pub result: Result<Passed, Reply>,
+    pub result: Result<Passed, Rejected>,
     /// How many filters gave no answer.
     pub failures: u16,
+}
+
+/// A message that a filter does not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Which one, as the operator named it.
+    pub filter: Box<str>,
+    /// What the client is told.
+    pub reply: Reply,
 }
 
 /// A message that filters let in.
@@ -396,6 +406,17 @@ pub enum Report {
         tenant: Option<Box<str>>,
         /// The credential's login, where it has quotas.
         login: Option<Box<str>>,
+    },
+    /// A delivery failed for good, and says something of its address. Full: the shard keeps it and tries again.
+    Bounced {
+        /// Whose message.
+        tenant: Box<str>,
+        /// To whom.
+        address: Box<str>,
+        /// What it says.
+        bounce: Bounce,
+        /// The last reply.
+        reply: Box<str>,
     },
     /// The answer to an operator's request. Full: the shard keeps it and tries again.
     Admin {

@@ -33,6 +33,7 @@ pub mod signing;
 pub mod site;
 pub mod spilling;
 pub mod storing;
+pub mod suppressing;
 pub mod tenants;
 pub mod waiting_for_domain;
 pub mod waiting_shards;

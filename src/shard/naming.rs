@@ -29,7 +29,11 @@ impl Core {
     ///
     /// # Errors
     /// When the sender's subaddress names one that may not submit.
-    pub(super) fn tenant_of(&self, state: &InboundState, sender: Option<&Address>) -> Result<Box<str>, Reply> {
+    pub(super) fn tenant_of<'a>(
+        &'a self,
+        state: &'a InboundState,
+        sender: Option<&'a Address>,
+    ) -> Result<&'a str, Reply> {
         let listener = self.listener_of(state);
         let own = state.credential.as_ref().map_or(&listener.tenant, |credential| &credential.tenant);
         if listener.tenant_subaddress
@@ -37,9 +41,9 @@ impl Core {
             && let Some(name) = sender.and_then(subaddress)
             && let Some(tenant) = self.directory.load().tenant(name)
         {
-            return if tenant.enabled { Ok(name.into()) } else { Err(disabled(name)) };
+            return if tenant.enabled { Ok(name) } else { Err(disabled(name)) };
         }
-        Ok(own.clone())
+        Ok(own)
     }
 
     /// Whether a message that a header gives to this tenant may be its.
@@ -69,7 +73,7 @@ impl Core {
         };
         let of_credential = own.map(|one| one.quotas.bounds()).unwrap_or_default();
         let Ok(tenant) = self.tenant_of(state, sender) else { return of_credential };
-        let tenant = directory.tenant(&tenant).filter(|_| !self.is_named_later(state));
+        let tenant = directory.tenant(tenant).filter(|_| !self.is_named_later(state));
         of_credential.and(tenant.map(|tenant| tenant.quotas.bounds()).unwrap_or_default())
     }
 

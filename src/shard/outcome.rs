@@ -97,6 +97,7 @@ impl Core {
             Verdict::Delivered => queue::Verdict::Delivered,
             Verdict::Failed => queue::Verdict::Failed,
             Verdict::Deferred { not_before } => queue::Verdict::Deferred { not_before },
+            Verdict::Suppressed => queue::Verdict::Suppressed,
             Verdict::Unresolved => queue::Verdict::Unresolved,
         };
         let class = outcome.meaning.map(|meaning| meaning.class);
@@ -148,6 +149,9 @@ impl Core {
                 self.record_deleted(slot, recipient, now);
                 return;
             }
+            Settled::Done(Disposition::Suppressed) => {
+                (OutcomeKind::Suppressed, notify.failure().then_some(Action::Failed), None)
+            }
             Settled::Done(_) => (OutcomeKind::Bounced, notify.failure().then_some(Action::Failed), None),
         };
         if attempts == 1 {
@@ -172,16 +176,22 @@ impl Core {
             OutcomeKind::Expired => {
                 self.metrics.expired += 1;
                 self.metrics.count_class(facts.meaning, true);
+                self.note_bounce(&facts.tenant, &facts.recipient, &outcome);
                 self.event(Event::Expired(facts));
+            }
+            OutcomeKind::Suppressed => {
+                self.metrics.suppressed += 1;
+                self.event(Event::Suppressed(facts));
             }
             _ => {
                 self.metrics.bounced += 1;
                 self.metrics.count_class(facts.meaning, true);
+                self.note_bounce(&facts.tenant, &facts.recipient, &outcome);
                 self.event(Event::Bounced(facts));
             }
         }
         let null_path = self.queue.message(slot).is_some_and(|message| message.reverse_path().is_none());
-        if null_path && matches!(kind, OutcomeKind::Bounced | OutcomeKind::Expired) {
+        if null_path && matches!(kind, OutcomeKind::Bounced | OutcomeKind::Expired | OutcomeKind::Suppressed) {
             // RFC 5321 6.1: a notification is never answered by one. Ours do not ask for any (RFC 3461 5.2.9), so that
             // there is no action to go by.
             self.event(Event::DoubleBounce { id, reply });

@@ -386,10 +386,8 @@ impl SiteRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::outbound_tls::TlsLevel;
     use crate::shard::settings::SiteLimits;
     use crate::shard::shaping::LimitSpec;
-    use crate::smtp::client::{ClientConfig, ClientTimeouts, TlsUse};
     use std::time::Duration;
 
     fn limits(connections: u32, rate: Option<Rate>) -> SiteLimits {
@@ -402,32 +400,9 @@ mod tests {
         }
     }
 
-    fn shape(limits: SiteLimits) -> Shape {
-        let client = ClientConfig {
-            ehlo_name: "relay.test".into(),
-            tls: TlsUse::Never,
-            assume_8bitmime: false,
-            chunking: true,
-            pipelining: true,
-            pipelined_messages: true,
-            timeouts: ClientTimeouts::default(),
-        };
-        let times = (Duration::from_secs(4), Duration::from_secs(15));
-        Shape {
-            provider: None,
-            limits,
-            client: Arc::new(client),
-            connect_timeout: times.0,
-            idle_timeout: times.1,
-            adapt: true,
-            shared: Vec::new(),
-            tls: TlsRule::of(TlsLevel::Never),
-        }
-    }
-
     fn site_of(connections: u32, rate: Option<Rate>, shared: &[&Arc<SharedLimit>]) -> Arc<SitePermits> {
         let shared = shared.iter().copied().map(Arc::clone).collect();
-        Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, shape(limits(connections, rate)), shared, 4))
+        Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, Shape::plain(limits(connections, rate)), shared, 4))
     }
 
     fn site(connections: u32, rate: Option<Rate>) -> Arc<SitePermits> {
@@ -499,7 +474,7 @@ mod tests {
             connection_rate: Some(Rate { count: 1, period: Duration::from_secs(10), burst: 1 }),
             ..limits(5, None)
         };
-        let site = Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, shape(limits), Box::new([]), 4));
+        let site = Arc::new(SitePermits::new(0, "mx.dest.test".into(), 0, Shape::plain(limits), Box::new([]), 4));
         let now = Instant::from_nanos(1_000_000_000);
         let held = site.connect(0, now).unwrap();
         let at = now.after(Duration::from_secs(10));
@@ -514,7 +489,7 @@ mod tests {
         let owners = |shards: u8| -> Vec<u8> {
             (0..1000)
                 .map(|n| {
-                    let (name, shape) = (format!("mx{n}.test").into(), shape(limits(1, None)));
+                    let (name, shape) = (format!("mx{n}.test").into(), Shape::plain(limits(1, None)));
                     SitePermits::new(n, name, 0, shape, Box::new([]), shards).owner(shards)
                 })
                 .collect()

@@ -50,6 +50,10 @@ impl Core {
     }
 
     fn route(&mut self, slot: Slot, recipient: u16, now: Now) {
+        if self.is_suppressed(slot, recipient) {
+            self.suppress(slot, &[recipient]);
+            return;
+        }
         let Some(domain) = self.queue.message(slot).and_then(|message| message.routing_domain(recipient)) else {
             let reply = Reply::fixed(550, 5, 1, 2, "The domain of this address is not one that DNS can hold");
             self.fail_unattempted(slot, recipient, AttemptOutcome::local(Verdict::Failed, reply), now);

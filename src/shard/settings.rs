@@ -31,6 +31,10 @@ pub struct Settings {
     pub hold: bool,
     /// A message with more Received headers goes round in a loop (RFC 5321 6.3).
     pub max_received_headers: u32,
+    /// Suppressed recipients are refused at RCPT.
+    pub refuse_suppressed: bool,
+    /// The control thread is told of failures that say something of an address.
+    pub bounces_suppress: bool,
     /// Sessions in all, per shard; further ones get 421.
     pub max_sessions: usize,
     /// Sessions of one client address, per shard; loopback clients are exempt when `lift_loopback_limits`.

@@ -222,3 +222,29 @@ impl Shape {
         }
     }
 }
+
+#[cfg(test)]
+impl Shape {
+    /// These limits, and nothing out of the ordinary.
+    pub(crate) fn plain(limits: SiteLimits) -> Shape {
+        let client = ClientConfig {
+            ehlo_name: "relay.test".into(),
+            tls: crate::smtp::client::TlsUse::Never,
+            assume_8bitmime: false,
+            chunking: true,
+            pipelining: true,
+            pipelined_messages: true,
+            timeouts: ClientTimeouts::default(),
+        };
+        Shape {
+            provider: None,
+            limits,
+            tls: TlsRule::of(TlsLevel::Never),
+            client: Arc::new(client),
+            connect_timeout: Duration::from_secs(4),
+            idle_timeout: Duration::from_secs(15),
+            adapt: true,
+            shared: Vec::new(),
+        }
+    }
+}

@@ -512,12 +512,19 @@ impl Core {
 mod tests {
     use super::*;
     use crate::shard::settings::SiteLimits;
+    use crate::shard::shaping::Shape;
 
     #[test]
     fn an_address_keeps_its_health_and_takes_the_name_and_the_wish_of_now() {
-        let limits =
-            SiteLimits { connections: 1, messages_per_connection: None, rate: None, recipients_per_transaction: 1 };
-        let mut site = Site::new(Arc::new(SitePermits::new(0, "a.test".into(), 0, limits, 1)));
+        let limits = SiteLimits {
+            connections: 1,
+            connection_rate: None,
+            messages_per_connection: None,
+            rate: None,
+            recipients_per_transaction: 1,
+        };
+        let mut site =
+            Site::new(Arc::new(SitePermits::new(0, "a.test".into(), 0, Shape::plain(limits), Box::new([]), 1)));
         let at = |name: &str, last: u8, tls| HostAddress {
             name: name.into(),
             address: SocketAddr::from(([192, 0, 2, last], 25)),

@@ -322,11 +322,18 @@ impl Core {
 
     /// Gives a waiting session its answer and lets it read on.
     pub(super) fn answer_stored(&mut self, conn: ConnId, result: Result<MessageId, Reply>, now: Now) {
+        if let Err(reply) = &result
+            && let Some(client) = self.connections.client_of(conn)
+        {
+            self.reject(client, "", None, reply);
+        }
+        self.tell_stored(conn, result, now);
+    }
+
+    /// The same, where the log has been told.
+    pub(super) fn tell_stored(&mut self, conn: ConnId, result: Result<MessageId, Reply>, now: Now) {
         let Some(mut inbound) = self.connections.take_inbound(conn) else { return };
         inbound.state.storing = false;
-        if let Err(reply) = &result {
-            self.reject(inbound.state.client, "", None, reply);
-        }
         let mut out = Vec::with_capacity(64);
         let step = inbound.session.handle_stored(result, now.instant, &mut out);
         self.send(conn, out.into());

@@ -175,7 +175,7 @@ impl Core {
     }
 
     fn own_work(&mut self, site: SiteId, most: usize, now: Now) -> Option<(Box<Work>, Option<Vec<Bytes>>)> {
-        let pick = self.queue.pick(site, most)?;
+        let pick = self.pick(site, most)?;
         let (transaction, id, content) = self.transaction_of(pick.slot, &pick.recipients)?;
         let work = Work {
             owner: Owner::Here(pick.slot),

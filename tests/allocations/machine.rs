@@ -122,6 +122,7 @@ impl Machine {
             directory: Arc::default(),
             login_key: [7; 32],
             salt_key: [7; 32],
+            suppression: Default::default(),
             recovering: false,
         });
         let mut machine = Machine {
@@ -322,6 +323,8 @@ fn settings(hold: bool, chunking: bool) -> Settings {
         max_sessions_per_client: 100_000,
         max_sessions_per_network: 100_000,
         connection_rates: Default::default(),
+        refuse_suppressed: false,
+        bounces_suppress: false,
         max_tarpitted: 10,
         max_outgoing: 100_000,
         lift_loopback_limits: true,

@@ -6,6 +6,7 @@ use super::rspamd::Rspamd;
 use super::sink::Sink;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 
 const GTUBE: &str = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r\n";
 
@@ -202,6 +203,57 @@ fn without_an_answer_mail_is_put_off_or_goes_on_or_is_held() {
     assert!(with_subject(&relay, "h@dest.test", "hello", "Hello.\r\n").starts_with("250 "));
     held(&relay, 1);
     relay.stop();
+}
+
+#[test]
+fn what_a_filter_rejects_is_told_with_its_name_and_counts_for_no_quota() {
+    let filters = format!(
+        "[[filter]]\nname = \"fine\"\nmilter = \"{}\"\n[[filter]]\nname = \"strict\"\nmilter = \"{}\"",
+        milter_that_says(packet(b'c', b"")),
+        milter_that_says(packet(b'r', b""))
+    );
+    let relay = Setup::new().hold().sections(&filters).start();
+    relay.command(&["tenant", "add", "default", "--unverified", "pass"]).succeeded();
+    relay.command(&["tenant", "limit", "default", "--messages", "1/day"]).succeeded();
+    // In memory, and in a file of its own.
+    for lines in [1, 60_000, 1, 60_000] {
+        let reply = with_subject(&relay, "a@dest.test", "hello", &"Hello.\r\n".repeat(lines));
+        assert!(reply.starts_with("554 5.7.1 "), "{reply}");
+    }
+    let rejected = |event: &serde_json::Value| event["event"] == "rejected";
+    let event = relay.wait_log(rejected);
+    assert_eq!((&event["filter"], &event["from"]), (&"strict".into(), &"ann@origin.test".into()), "{event}");
+    let log = relay.log.clone();
+    relay.stop();
+    let stopped = log.wait(|lines| lines.iter().any(|line| line.contains("\"stopped\"")).then(|| lines.to_vec()));
+    let events = stopped.expect("it says so").iter().filter(|line| line.contains("\"rejected\"")).count();
+    assert_eq!(events, 4, "each is told once");
+}
+
+#[test]
+fn secrets_that_others_may_read_are_refused() {
+    let sink = Sink::new();
+    for (mode, starts) in [(0o644, false), (0o660, false), (0o640, true)] {
+        let directory = super::relay::Directory::new();
+        let file = directory.file("password", "secret\n");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("its mode");
+        let file = file.to_str().expect("a path").to_owned();
+        for section in [
+            format!("[[filter]]\nname = \"spam\"\nrspamd = \"http://127.0.0.1:9\"\npassword_file = \"{file}\""),
+            format!(
+                "[oauth]\nissuers = \"x\"\naudiences = \"y\"\nintrospection = \"https://127.0.0.1:9/\"\nclient_id = \"z\"\n\
+                 client_secret_file = \"{file}\""
+            ),
+        ] {
+            let setup = Setup::new().next_hop(sink.address).sections(&section);
+            if starts {
+                setup.start().stop();
+            } else {
+                let told = setup.fails();
+                assert!(told.contains(&format!("(mode {mode:o}): chmod 600 {file}")), "{told}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -159,8 +159,24 @@ impl Setup {
         self.start_in(Directory::new())
     }
 
+    /// Starts it and expects that it does not; what it says.
+    pub fn fails(self) -> String {
+        let mut relay = self.spawn_in(Directory::new());
+        assert!(!relay.wait_end().success(), "it ended well");
+        let last = |lines: &[String]| lines.iter().find(|line| line.starts_with("ringpost: ")).cloned();
+        let told = relay.log.wait(last);
+        told.unwrap_or_default()
+    }
+
     /// Starts it in a directory that another one may have used, and waits until it listens.
     pub fn start_in(self, directory: Directory) -> Relay {
+        let relay = self.spawn_in(directory);
+        let listens = relay.log.wait(|lines| lines.iter().any(|line| line.contains(" listens on ")).then_some(()));
+        assert!(listens.is_some(), "it does not listen within {PATIENCE:?}\n{}", relay.log.all().join("\n"));
+        relay
+    }
+
+    fn spawn_in(self, directory: Directory) -> Relay {
         let listen = free_address();
         // Small segments: many relays are started here, and each zeroes the segments it prepares.
         let config = format!(
@@ -178,10 +194,7 @@ impl Setup {
             .arg(config)
             .args(["--log-format", if self.human { "human" } else { "json" }]);
         command.args(&self.flags);
-        let relay = Relay::spawn(command, directory, listen);
-        let listens = relay.log.wait(|lines| lines.iter().any(|line| line.contains(" listens on ")).then_some(()));
-        assert!(listens.is_some(), "it does not listen within {PATIENCE:?}\n{}", relay.log.all().join("\n"));
-        relay
+        Relay::spawn(command, directory, listen)
     }
 }
 

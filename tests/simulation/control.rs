@@ -13,7 +13,7 @@ use ringpost::io::dns::{DnsFailure, MxHost, Query, Resolution};
 use ringpost::policy::outbound_tls::HostTls;
 use ringpost::reply::Reply;
 use ringpost::shard::message::{
-    AdminReply, FilterContent, FilterQuestion, FilterVerdict, Passed, Report, ShardState, ToShard,
+    AdminReply, FilterContent, FilterQuestion, FilterVerdict, Passed, Rejected, Report, ShardState, ToShard,
 };
 use ringpost_spool::{FileId, RecoveredMessage, recover_from};
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl World {
             Report::Resolve { query, .. } => self.dns_asked(shard, query),
             Report::Admin { reply, .. } => self.admin_answered(shard, &reply),
             Report::Filter { question, .. } => self.filter_asked(shard, &question),
-            Report::Event { .. } | Report::Login { .. } | Report::Reserve { .. } => {}
+            Report::Event { .. } | Report::Login { .. } | Report::Reserve { .. } | Report::Bounced { .. } => {}
             Report::State { state, .. } => {
                 self.trace.line(self.now, format_args!("s{shard} is {state:?}"));
                 if state == ShardState::Recovered
@@ -67,9 +67,10 @@ impl World {
         if sent.is_none_or(|sent| shown != sent) {
             self.ledger.violation(format!("the filter is shown something else than the content of {id}"));
         }
+        let rejected = |reply| Rejected { filter: "filter".into(), reply };
         let result = match self.random.range(0, 40) {
-            0 => Err(Reply::fixed(451, 4, 7, 1, "The filter says: not now")),
-            1 => Err(Reply::fixed(554, 5, 7, 1, "The filter says: never")),
+            0 => Err(rejected(Reply::fixed(451, 4, 7, 1, "The filter says: not now"))),
+            1 => Err(rejected(Reply::fixed(554, 5, 7, 1, "The filter says: never"))),
             _ => {
                 let text = "x".repeat(self.random.range(0, 900) as usize);
                 Ok(Passed { headers: format!("X-Filter: {text}\r\n").into_bytes(), held: None })
@@ -222,6 +223,7 @@ fn shown_fact(fact: &Fact) -> String {
         }
         Fact::Delivered(facts) => format!("delivered {} {}", facts.id, facts.recipient),
         Fact::Bounced(facts) => format!("bounced {} {}: {}", facts.id, facts.recipient, facts.reply),
+        Fact::Suppressed(facts) => format!("suppressed {} {}", facts.id, facts.recipient),
         Fact::Expired(facts) => format!("expired {} {}: {}", facts.id, facts.recipient, facts.reply),
         Fact::Deferred { facts, next } => {
             format!("deferred {} {} to {next}: {}", facts.id, facts.recipient, facts.reply)

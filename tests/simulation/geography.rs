@@ -251,6 +251,8 @@ pub fn settings(random: &mut Random, large: bool, small: bool) -> Settings {
         max_sessions_per_client: 100,
         max_sessions_per_network: 100_000,
         connection_rates: Default::default(),
+        refuse_suppressed: false,
+        bounces_suppress: false,
         max_tarpitted: 10,
         max_outgoing: if random.chance(200) { 2 } else { 1_000 },
         lift_loopback_limits: true,

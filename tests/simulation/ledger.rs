@@ -6,7 +6,9 @@ use crate::world::plan::{MessagePlan, Stop};
 use crate::world::random::Ns;
 use ringpost::event::Event;
 use ringpost::id::MessageId;
+use ringpost::policy::suppression::{self, SuppressionTable};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What the client of a message knows.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -86,6 +88,7 @@ pub enum What {
     Delivered,
     Bounced,
     Expired,
+    Suppressed,
 }
 
 /// All books.
@@ -100,6 +103,10 @@ pub struct Ledger {
     pub ends: BTreeMap<Whom, Vec<End>>,
     /// Refused for good by a destination.
     pub refused: BTreeSet<Whom>,
+    /// To whom nothing is to be sent, as the shards read it; it outlives the process.
+    pub suppression: Arc<SuppressionTable>,
+    /// The same, as the oracle reads it.
+    pub suppressed: BTreeSet<Whom>,
     /// When the process ended, and how.
     pub stops: Vec<(Ns, Stop)>,
     /// When the disk was in trouble.
@@ -115,6 +122,11 @@ pub struct Ledger {
     pub violations: Vec<String>,
 }
 
+/// Whether nothing is ever to be sent to this recipient.
+pub fn is_suppressed_from_the_start(whom: Whom) -> bool {
+    matches!(whom, Whom::Recipient(token, index) if (token * 7 + u32::from(index)) % 16 == 3)
+}
+
 impl Ledger {
     /// Something must not be.
     pub fn violation(&mut self, text: String) {
@@ -127,7 +139,29 @@ impl Ledger {
     pub fn submit(&mut self, plan: &MessagePlan) {
         let accepted = vec![false; plan.recipients.len()];
         let entry = Entry { plan: plan.clone(), told: Told::Nothing, told_at: 0, sent_at: 0, accepted, deleted: false };
+        for (index, recipient) in plan.recipients.iter().enumerate() {
+            let whom = Whom::Recipient(plan.token, index as u16);
+            if is_suppressed_from_the_start(whom) {
+                self.suppress(whom, &recipient.address);
+            }
+        }
         self.entries.insert(plan.token, entry);
+    }
+
+    /// Nothing is to be sent to this address from now on.
+    fn suppress(&mut self, whom: Whom, address: &str) {
+        let one = self.suppression.fingerprint(None, &address.to_uppercase());
+        self.suppression.put(one, suppression::Entry { place: 0, until_s: suppression::FOR_EVER });
+        self.suppressed.insert(whom);
+    }
+
+    /// Some are suppressed while they wait.
+    fn deferred(&mut self, address: &str) {
+        if let Some(whom @ Whom::Recipient(token, index)) = Whom::of(address)
+            && (token + u32::from(index)) % 4 == 1
+        {
+            self.suppress(whom, address);
+        }
     }
 
     /// The content of a message as it was submitted.
@@ -203,6 +237,8 @@ impl Ledger {
             Event::Delivered(facts) => (facts, What::Delivered),
             Event::Bounced(facts) => (facts, What::Bounced),
             Event::Expired(facts) => (facts, What::Expired),
+            Event::Suppressed(facts) => (facts, What::Suppressed),
+            Event::Deferred { facts, .. } => return self.deferred(&facts.recipient),
             Event::Received { id, first_recipient, .. } => {
                 if let Some(Whom::Recipient(token, _)) = Whom::of(first_recipient) {
                     self.received.insert(*id, token);

@@ -92,6 +92,7 @@ impl World {
                     directory: self.plan.directory(),
                     login_key: [7; 32],
                     salt_key: [7; 32],
+                    suppression: Arc::clone(&self.ledger.suppression),
                     recovering: true,
                 })
             })

@@ -4,7 +4,7 @@
 
 use crate::world::World;
 use crate::world::geography::Zone;
-use crate::world::ledger::{Arrival, End, Entry, Ledger, Told, What, Whom};
+use crate::world::ledger::{Arrival, End, Entry, Ledger, Told, What, Whom, is_suppressed_from_the_start};
 use crate::world::plan::{Plan, Stop, Trouble};
 use crate::world::random::{MS, Ns, S};
 use ringpost::shard::settings::Rate;
@@ -166,6 +166,7 @@ impl<'a> Books<'a> {
                 });
                 unknown || lacks || self.ledger.refused.contains(&whom)
             }
+            What::Suppressed => self.ledger.suppressed.contains(&whom),
             // What a restart finds is as old as the wall clock says, so a jump before a restart can age it.
             What::Expired => {
                 let lifetime = self.plan.settings.schedule.lifetime.as_nanos() as Ns;
@@ -173,6 +174,9 @@ impl<'a> Books<'a> {
                 end.at - entry.sent_at + 40 * S >= lifetime || jumped
             }
         };
+        if is_suppressed_from_the_start(whom) && end.what != What::Suppressed {
+            found.push(format!("{name} ended as {:?}, and nothing was to be sent to it", end.what));
+        }
         if !cause {
             found.push(format!("{name} ended as {:?} without cause, aged {} ms: {}", end.what, end.age_ms, end.reply));
         }
