@@ -8,6 +8,7 @@
 
 mod certificates;
 mod directory;
+mod error;
 mod filters;
 mod greeting;
 mod ground;
@@ -21,19 +22,19 @@ use crate::clock::UnixTime;
 use crate::config::{self, Config, ListenerSection, ListenerTls};
 use crate::control::acme::AcmePlan;
 use crate::control::certificates::Certificates;
-use crate::control::identities::{Identities, IdentityError, SharedDirectory};
+use crate::control::identities::{Identities, SharedDirectory};
 use crate::control::log::EventLog;
 use crate::control::log_output::LogOutput;
 use crate::control::sandbox::Sandbox;
 use crate::control::suppressions::Suppressions;
 use crate::control::{self, ControlParts, Ended, Notice};
 use crate::event::Severity;
-use crate::io::bind::{self, BindError};
-use crate::io::dns::{DnsConfig, Resolver, ResolverError};
+use crate::io::bind;
+use crate::io::dns::{DnsConfig, Resolver};
 use crate::io::executor::{DiskSpec, ListeningSocket, Mailboxes, ShardSpec, run_shard};
 use crate::io::mailbox::{Inbox, InboxSender, Mailbox, Sender, inbox, mailbox};
 use crate::io::probe::{Machine, ProbeError, probe};
-use crate::io::tls::{TlsSetup, TlsSetupError};
+use crate::io::tls::TlsSetup;
 use crate::limits::{CONTROL_INBOX, LEASES_PER_SHARD, MAILBOX_CAPACITY, MAILBOX_FOR_CONTROL, MAILBOX_FOR_HINTS};
 use crate::policy::suppression::SuppressionTable;
 use crate::shard::core::{Core, CoreParts};
@@ -43,8 +44,8 @@ use crate::shard::permits::SiteRegistry;
 use crate::shard::settings::Settings;
 use certificates::{ChallengeSockets, tls_setup};
 pub use certificates::{certificates_of, check_files};
-use directory::DirectoryError;
 pub use directory::SpoolDirectory;
+pub use error::ServeError;
 use ground::Ground;
 pub use ground::GroundError;
 use ringpost_spool::{Snapshot, StdDisk};
@@ -63,90 +64,6 @@ const IO_MEMORY: [usize; 4] = [1 << 20, 512 << 10, 256 << 10, 64 << 10];
 
 /// What a client is told when no descriptor is left for its session.
 const NO_DESCRIPTOR: &[u8] = b"421 4.3.2 Too many connections, try again in a few minutes\r\n";
-
-/// Why the relay did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The spool directory.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// User, capabilities or files.
-    #[error(transparent)]
-    Ground(#[from] GroundError),
-    /// The machine.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// A port.
-    #[error("cannot listen on {}: {}; {}", .0.address, .0.cause, .0.cure)]
-    Bind(BindError),
-    /// Another port.
-    #[error("cannot listen on {address} for {purpose}: {cause}; stop what uses it, or choose another ({key})")]
-    Service {
-        /// Where.
-        address: String,
-        /// What for.
-        purpose: &'static str,
-        /// Why.
-        cause: io::Error,
-        /// The key or flag.
-        key: &'static str,
-    },
-    /// Certificates.
-    #[error(transparent)]
-    Tls(#[from] TlsSetupError),
-    /// A file with a secret.
-    #[error("{key}: {problem}")]
-    SecretFile {
-        /// Which one, as the configuration names it.
-        key: String,
-        /// The file, and what is wrong with it.
-        problem: String,
-    },
-    /// The operator's rules about replies.
-    #[error(transparent)]
-    Rules(#[from] config::ConfigError),
-    /// Tenants and credentials.
-    #[error(transparent)]
-    Identities(#[from] IdentityError),
-    /// Name servers.
-    #[error(transparent)]
-    Resolver(#[from] ResolverError),
-    /// Reading the spool.
-    #[error("the spool cannot be read: {0}; nothing in it was changed")]
-    Spool(String),
-    /// A thread or the runtime.
-    #[error("{what} cannot be started: {cause}; the machine is short of threads, memory or descriptors")]
-    Start {
-        /// What.
-        what: &'static str,
-        /// Why.
-        cause: io::Error,
-    },
-    /// A shard ended.
-    #[error("shard {shard} died: {reason}; what was acknowledged is on disk and is delivered after the next start")]
-    ShardDied {
-        /// Which.
-        shard: u8,
-        /// Why.
-        reason: String,
-    },
-}
-
-impl ServeError {
-    /// The exit code (sysexits.h).
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            ServeError::Directory(DirectoryError::InUse { .. }) => 75,
-            ServeError::Directory(_) => 73,
-            ServeError::Ground(_) => 77,
-            ServeError::Probe(_) | ServeError::Bind(_) | ServeError::Service { .. } => 69,
-            ServeError::Tls(_) | ServeError::Resolver(_) | ServeError::SecretFile { .. } | ServeError::Rules(_) => 78,
-            ServeError::Spool(_) | ServeError::Identities(_) => 74,
-            ServeError::Start { .. } => 71,
-            ServeError::ShardDied { .. } => 70,
-        }
-    }
-}
 
 /// What the terminal gets to see beside the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
