@@ -59,6 +59,7 @@ impl Handler for Answering {
     }
     fn trouble(&mut self, _: String, _: Now) {}
     fn tick(&mut self, _: Now, _: Duration) {}
+    fn woken(&mut self, _: Now) {}
     fn turn_ended(&mut self, _: Now) {}
     fn next_deadline(&self) -> Option<Instant> {
         None
