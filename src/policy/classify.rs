@@ -14,6 +14,7 @@ use crate::reply::{EnhancedCode, Reply};
 use crate::smtp::client::Stage;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use toml::Spanned;
@@ -111,6 +112,9 @@ struct Provider {
     /// A host with one of these names, or below one of these.
     hosts: Vec<Box<str>>,
 }
+
+/// A pattern and its rule.
+type Fit<'a> = (u16, &'a Rule);
 
 #[derive(Debug)]
 struct Rule {
@@ -236,15 +240,14 @@ impl Classifier {
             kind: kind.unwrap_or_else(|| class.kind(reply.is_permanent())),
             by,
         };
-        let found = if question.from_peer { self.fitting(question) } else { Vec::new() };
-        let mut fitting = found.iter().map(|&(pattern, rule)| (pattern, &self.rules.rules[usize::from(rule)]));
-        if let Some((pattern, rule)) = fitting.clone().find(|(_, rule)| !rule.weak) {
+        let (strong, weak) = if question.from_peer { self.fitting(question) } else { (None, None) };
+        if let Some((pattern, rule)) = strong {
             return decide(rule.class, rule.kind, DecidedBy::Pattern(pattern));
         }
         if let Some(class) = status.and_then(|status| certain_status(status, question.from_peer)) {
             return decide(class, None, DecidedBy::Status);
         }
-        if let Some((pattern, rule)) = fitting.next() {
+        if let Some((pattern, rule)) = weak {
             return decide(rule.class, rule.kind, DecidedBy::Pattern(pattern));
         }
         if let Some(class) = status.and_then(vague_status) {
@@ -271,12 +274,12 @@ impl Classifier {
         self.rules.patterns.len()
     }
 
-    /// The patterns that fit, each with its rule, in the order of the files.
-    fn fitting(&self, question: &Question<'_>) -> Vec<(u16, u16)> {
+    /// In the order of the files, the first pattern with a rule that fits and is not weak, and the first whose rule is.
+    fn fitting(&self, question: &Question<'_>) -> (Option<Fit<'_>>, Option<Fit<'_>>) {
         let text = one_line(&question.reply.text);
         let matches = self.set.matches(&text);
         if !matches.matched_any() {
-            return Vec::new();
+            return (None, None);
         }
         let provider = self.rules.provider_of(question.host);
         let point = question.stage.and_then(Point::of);
@@ -286,11 +289,10 @@ impl Classifier {
                 && (rule.codes.is_empty() || rule.codes.iter().any(|&wanted| wanted == code || wanted == code / 100))
                 && (rule.stages.is_empty() || point.is_some_and(|point| rule.stages.contains(&point)))
         };
-        matches
-            .into_iter()
-            .map(|pattern| (pattern as u16, self.rules.patterns[pattern].0))
-            .filter(|&(_, rule)| fits(&self.rules.rules[usize::from(rule)]))
-            .collect()
+        let rule_of = |pattern: usize| &self.rules.rules[usize::from(self.rules.patterns[pattern].0)];
+        let all = matches.iter().map(|pattern| (pattern as u16, rule_of(pattern)));
+        let first = |weak| all.clone().find(|(_, rule)| rule.weak == weak && fits(rule));
+        (first(false), first(true))
     }
 }
 
@@ -442,9 +444,12 @@ impl LineNumbers {
 }
 
 /// The text as patterns see it: its lines joined by spaces, no more of it than is looked at.
-fn one_line(text: &str) -> Vec<u8> {
-    let kept = &text.as_bytes()[..text.len().min(limits::CLASSIFIED_OCTETS_MAX)];
-    kept.iter().map(|&octet| if octet == b'\n' { b' ' } else { octet }).collect()
+fn one_line(text: &str) -> Cow<'_, [u8]> {
+    let mut kept = Cow::Borrowed(&text.as_bytes()[..text.len().min(limits::CLASSIFIED_OCTETS_MAX)]);
+    for end in memchr::memchr_iter(b'\n', text.as_bytes()).take_while(|&end| end < limits::CLASSIFIED_OCTETS_MAX) {
+        kept.to_mut()[end] = b' ';
+    }
+    kept
 }
 
 /// An enhanced status that stands within the text behind a `#`, as some programs write it.

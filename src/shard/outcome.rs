@@ -20,6 +20,7 @@ use bytes::Bytes;
 use foldhash::HashMap;
 use ringpost_spool::{ContentRef, LogFull, NewContent, OpId, OutcomeKind};
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 
 /// The status of content that the peer cannot take for its 8-bit octets (RFC 6152 3).
 const EIGHT_BIT_REFUSED: EnhancedCode = EnhancedCode { class: 5, subject: 6, detail: 3 };
@@ -551,16 +552,18 @@ fn last_reply(reply: &Reply) -> LastReply {
 
 /// What the record keeps of an attempt besides its numbers: the peer, its reply, which may be cut, and what that means.
 fn details(outcome: &AttemptOutcome) -> String {
-    let mut text = format!("{}\n{}", outcome.remote.as_deref().unwrap_or(""), outcome.reply);
-    let meaning = outcome
-        .meaning
-        .map_or(String::new(), |Meaning { class, kind }| format!("\nclass={} kind={}", class.name(), kind.name()));
-    let room = DETAILS_MAX - meaning.len();
+    let remote = outcome.remote.as_deref().unwrap_or("");
+    let mut text = String::with_capacity(remote.len() + outcome.reply.text.len() + 64);
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{remote}\n{}", outcome.reply);
+    let words = outcome.meaning.map(|Meaning { class, kind }| ["\nclass=", class.name(), " kind=", kind.name()]);
+    let room = DETAILS_MAX - words.iter().flatten().map(|word| word.len()).sum::<usize>();
     if text.len() > room {
         let end = (0..=room).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.truncate(end);
     }
-    text + &meaning
+    text.extend(words.into_iter().flatten());
+    text
 }
 
 #[cfg(test)]
