@@ -430,7 +430,8 @@ fn keys_change_under_load_and_no_message_is_lost() {
     // What a verifier reads: the records of a key stay while mail that it has signed is under way.
     let mut published = records(&relay);
     let mut pairs = vec![selectors(&relay, "active")];
-    let (sent, each) = std::sync::mpsc::channel();
+    // Some go on while keys change; more wait until they have, however fast the relay is.
+    let (sent, each) = std::sync::mpsc::sync_channel(BETWEEN_ROTATIONS / 4);
     std::thread::scope(|scope| {
         for sender in 0..SENDERS {
             let (sent, relay) = (sent.clone(), &relay);
