@@ -131,6 +131,8 @@ pub const STS_POLICY_OCTETS_MAX: usize = 64 * 1024;
 pub const STS_DOMAINS_MAX: usize = 50_000;
 /// How long it is believed that a domain's policy names none of its hosts.
 pub const UNMET_POLICY_TTL: Duration = Duration::from_secs(300);
+/// Octets of a file with logins and passwords.
+pub const CREDENTIAL_FILE_OCTETS_MAX: usize = 1 << 20;
 /// Octets of a file with one secret: a password, or a key as text.
 pub const SECRET_FILE_OCTETS_MAX: usize = 4096;
 /// Octets that are read of a file with certificates: those of all authorities that a system trusts take a quarter.

@@ -6,9 +6,9 @@
 
 use super::domains::{DOMAINS, table_key};
 use super::identity_requests::{CredentialView, IdentityReply, IdentityRequest};
-use super::secret_file::read_secret;
 use crate::clock::UnixTime;
-use crate::limits::LOGIN_OCTETS_MAX;
+use crate::io::secret_file;
+use crate::limits::{CREDENTIAL_FILE_OCTETS_MAX, LOGIN_OCTETS_MAX};
 use crate::policy::domain::Unverified;
 use crate::policy::identity::{Credential, Directory, SECRETS_MAX, SecretHash, Tenant};
 use crate::policy::quota::Quotas;
@@ -251,8 +251,7 @@ impl Identities {
     /// # Errors
     /// When the file cannot be read, or a line is none; says which.
     pub fn take_credentials(&self, file: &Path, now: UnixTime) -> Result<(), IdentityError> {
-        let wrong = |cause| IdentityError::File { file: file.display().to_string(), cause };
-        let text = read_secret(file).map_err(wrong)?;
+        let text = secret_file::read_text(file, CREDENTIAL_FILE_OCTETS_MAX).map_err(IdentityError::Wrong)?;
         if self.directory.load().tenant(DEFAULT_TENANT).is_none() {
             self.handle(IdentityRequest::AddTenant { name: DEFAULT_TENANT.into(), unverified: Unverified::Pass }, now)?;
         }

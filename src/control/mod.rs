@@ -34,7 +34,6 @@ pub mod resolve;
 pub mod rspamd;
 pub mod sandbox;
 pub mod sandbox_routes;
-pub mod secret_file;
 pub mod suppression_log;
 pub mod suppression_requests;
 pub mod suppression_routes;

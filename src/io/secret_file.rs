@@ -9,11 +9,24 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// The text of such a file, without the white space around it. Its group may read it: so root keeps it for the relay's user.
+/// The secret in such a file, without the white space around it.
 ///
 /// # Errors
 /// In words that name the file and what mends it; never with what it holds.
 pub fn read(path: &Path) -> Result<Zeroizing<String>, String> {
+    let text = read_text(path, SECRET_FILE_OCTETS_MAX)?;
+    match text.trim() {
+        "" => Err(format!("{} is empty: write the secret into it", path.display())),
+        trimmed => Ok(Zeroizing::new(trimmed.to_owned())),
+    }
+}
+
+/// The text of a file with secrets that has less than `octets_max`. Its group may read it: so root keeps it for the relay's
+/// user.
+///
+/// # Errors
+/// In words that name the file and what mends it; never with what it holds.
+pub fn read_text(path: &Path, octets_max: usize) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
     let file = File::open(path).map_err(|error| format!("{shown}: {}", unreadable(path, &error)))?;
     // Of the file that was opened: the path may lead to another one a moment later.
@@ -23,15 +36,13 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, String> {
             "{shown} holds a secret and may be read or changed by others (mode {mode:o}): chmod 600 {shown}"
         ));
     }
-    let mut text = Zeroizing::new(String::with_capacity(SECRET_FILE_OCTETS_MAX));
-    file.take(SECRET_FILE_OCTETS_MAX as u64).read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
-    match text.trim() {
-        "" => Err(format!("{shown} is empty: write the secret into it")),
-        _ if text.len() == SECRET_FILE_OCTETS_MAX => {
-            Err(format!("{shown} has {SECRET_FILE_OCTETS_MAX} octets or more: a secret is shorter"))
-        }
-        trimmed => Ok(Zeroizing::new(trimmed.to_owned())),
+    // Whole from the start: a text that grows leaves pieces of itself in memory.
+    let mut text = Zeroizing::new(String::with_capacity(octets_max));
+    file.take(octets_max as u64).read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
+    if text.len() == octets_max {
+        return Err(format!("{shown} has {octets_max} octets or more: secrets are shorter"));
     }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -56,7 +67,7 @@ mod tests {
             );
         }
         assert!(write(" \n", 0o600).unwrap_err().contains("is empty"));
-        assert!(write(&"x".repeat(SECRET_FILE_OCTETS_MAX), 0o600).unwrap_err().contains("a secret is shorter"));
+        assert!(write(&"x".repeat(SECRET_FILE_OCTETS_MAX), 0o600).unwrap_err().contains("secrets are shorter"));
         assert!(write("a secret", 0o000).is_ok() == nix::unistd::geteuid().is_root());
         std::fs::remove_file(&path).unwrap();
         assert!(read(&path).unwrap_err().contains("No such file"));

@@ -10,7 +10,8 @@
 
 use crate::clock::UnixTime;
 use crate::limits::SUPPRESSION_PARTS;
-use crate::reply::{EnhancedCode, Reply};
+use crate::reply::Reply;
+use crate::reply::class::{BounceKind, Meaning, ReplyClass};
 use crate::smtp::client::Stage;
 use arc_swap::ArcSwap;
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -257,17 +258,20 @@ pub enum Bounce {
     Soft,
 }
 
-/// What the last reply of a recipient's host to its failure says of the address; none when it is about something else: the
-/// content, the sender, the connection. Only replies to RCPT are about one address.
-pub fn classify(reply: &Reply, stage: Option<Stage>) -> Option<Bounce> {
-    let EnhancedCode { class, subject, detail } = reply.enhanced.filter(|_| stage == Some(Stage::Recipient))?;
-    match (class, subject, detail) {
-        // RFC 3463 3.2 and 3.3, RFC 7505 4: bad mailbox, bad system, bad syntax, moved, null MX; disabled.
-        (5, 1, 1 | 2 | 3 | 6 | 10) | (5, 2, 1) => Some(Bounce::Hard),
-        // Full, or not reached for so long that its time ran out.
-        (_, 2, 2) => Some(Bounce::Soft),
-        (4, ..) if reply.code < 500 => Some(Bounce::Soft),
-        _ => None,
+impl Bounce {
+    /// What the reply to a failed delivery says of its address, by what it was found to mean; none when it is about something
+    /// else: the content, the sender, the connection, how much is sent. Only replies to RCPT are about one address.
+    pub fn of(meaning: Meaning, stage: Option<Stage>) -> Option<Bounce> {
+        if stage != Some(Stage::Recipient) {
+            return None;
+        }
+        match (meaning.class, meaning.kind) {
+            (_, BounceKind::Hard) => Some(Bounce::Hard),
+            (ReplyClass::MailboxFull | ReplyClass::InvalidRecipient | ReplyClass::InactiveMailbox, _) => {
+                Some(Bounce::Soft)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -363,22 +367,20 @@ mod tests {
 
     #[test]
     fn only_replies_about_the_address_count() {
-        let of = |text: &str, stage| {
-            let (code, rest) = text.split_once(' ').unwrap();
-            let enhanced = EnhancedCode::parse(rest);
-            classify(&Reply { code: code.parse().unwrap(), enhanced, text: "".into() }, stage)
+        let of = |class: ReplyClass, permanent| {
+            let meaning = Meaning { class, kind: class.kind(permanent) };
+            assert_eq!(Bounce::of(meaning, Some(Stage::Mail)), None, "it may be about the sender");
+            assert_eq!(Bounce::of(meaning, None), None, "our own words");
+            Bounce::of(meaning, Some(Stage::Recipient))
         };
-        let rcpt = Some(Stage::Recipient);
-        for text in ["550 5.1.1", "550 5.1.2", "553 5.1.3", "551 5.1.6", "556 5.1.10", "550 5.2.1"] {
-            assert_eq!(of(text, rcpt), Some(Bounce::Hard), "{text}");
+        for class in ReplyClass::ALL {
+            let (hard, soft) = match class {
+                ReplyClass::InvalidRecipient | ReplyClass::InactiveMailbox => (Some(Bounce::Hard), Some(Bounce::Soft)),
+                ReplyClass::InvalidDomain => (Some(Bounce::Hard), None),
+                ReplyClass::MailboxFull => (Some(Bounce::Soft), Some(Bounce::Soft)),
+                _ => (None, None),
+            };
+            assert_eq!((of(class, true), of(class, false)), (hard, soft), "{class:?}");
         }
-        for text in ["552 5.2.2", "452 4.2.2", "451 4.3.0", "450 4.1.1"] {
-            assert_eq!(of(text, rcpt), Some(Bounce::Soft), "{text}");
-        }
-        for text in ["550 5.7.1", "554 5.7.26", "552 5.3.4", "550 x"] {
-            assert_eq!(of(text, rcpt), None, "{text}");
-        }
-        assert_eq!(of("550 5.1.1", Some(Stage::Mail)), None, "it may be about the sender");
-        assert_eq!(of("550 5.1.1", None), None, "our own words");
     }
 }

@@ -12,13 +12,13 @@ use crate::smtp::client::Stage;
 use std::sync::Arc;
 
 impl Core {
-    /// A message was taken at a site.
+    /// A transaction was taken at a site.
     pub(super) fn site_took(&mut self, site: SiteId, now: Now) {
         let Some(known) = self.sites.get(site).filter(|known| known.permits.shape.adapt) else { return };
-        let permits = Arc::clone(&known.permits);
+        let permits = &known.permits;
         if permits.adaptive().took(permits.shape.limits.connections, now.instant).is_some() {
-            let state = "back to the limits that are configured".into();
-            self.event(Event::SiteState { site: permits.name.clone(), state });
+            let (site, state) = (permits.name.clone(), "back to the limits that are configured".into());
+            self.event(Event::SiteState { site, state });
         }
     }
 

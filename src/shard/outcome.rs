@@ -75,6 +75,12 @@ impl Core {
     /// Takes note of what an attempt came to. `head` is the beginning of the content, if it is at hand.
     pub(super) fn conclude(&mut self, slot: Slot, outcomes: Vec<(u16, AttemptOutcome)>, head: Option<Bytes>, now: Now) {
         let mut reports = Vec::new();
+        let taken = outcomes.iter().find(|(_, outcome)| outcome.verdict == Verdict::Delivered);
+        if let Some(&(recipient, _)) = taken
+            && let Some(site) = self.queue.message(slot).and_then(|message| message.site(recipient))
+        {
+            self.site_took(site, now);
+        }
         for (recipient, outcome) in outcomes {
             self.conclude_one(slot, recipient, outcome, &mut reports, now);
         }
@@ -102,12 +108,10 @@ impl Core {
             Verdict::Unresolved => queue::Verdict::Unresolved,
         };
         let class = outcome.meaning.map(|meaning| meaning.class);
-        if let Some(site) = self.queue.message(slot).and_then(|message| message.site(recipient)) {
-            match class {
-                None => self.site_took(site, now),
-                Some(class) if outcome.from_peer => self.site_replied(site, class, &outcome.reply, now),
-                Some(_) => {}
-            }
+        if let Some(class) = class.filter(|_| outcome.from_peer)
+            && let Some(site) = self.queue.message(slot).and_then(|message| message.site(recipient))
+        {
+            self.site_replied(site, class, &outcome.reply, now);
         }
         self.queue.note_reply(slot, recipient, last_reply(&outcome.reply), class);
         let settled = self.queue.settle(slot, recipient, verdict, now);

@@ -2,7 +2,7 @@
 //! their message comes into the queue and again before each attempt.
 
 use crate::limits::SUPPRESSED_PER_PICK;
-use crate::policy::suppression::{self, SUPPRESSED};
+use crate::policy::suppression::{Bounce, SUPPRESSED};
 use crate::queue::{Pick, SiteId, Slot};
 use crate::reply::Reply;
 use crate::shard::attempt::{AttemptOutcome, Verdict};
@@ -66,7 +66,7 @@ impl Core {
         if !self.settings.bounces_suppress || !outcome.from_peer {
             return;
         }
-        if let Some(bounce) = suppression::classify(&outcome.reply, outcome.stage) {
+        if let Some(bounce) = outcome.meaning.and_then(|meaning| Bounce::of(meaning, outcome.stage)) {
             let reply = outcome.reply.to_string().into();
             self.report(Report::Bounced { tenant: tenant.into(), address: address.into(), bounce, reply });
         }
