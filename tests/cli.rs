@@ -104,6 +104,30 @@ fn help_is_given_for_every_command_and_is_no_error() {
 }
 
 #[test]
+fn shaping_shows_what_holds_and_says_what_is_wrong() {
+    let all = ringpost(&["shaping"]);
+    assert_eq!(code(&all), 0, "{}", err(&all));
+    let text = out(&all);
+    let gmail = text.lines().find(|line| line.starts_with("gmail ")).unwrap_or_else(|| panic!("{text}"));
+    assert!(gmail.contains("5 connections, 50 messages each, TLS required"), "{gmail}");
+    let scratch = Scratch::new("shaping");
+    let (config, file) = (scratch.0.join("relay.toml"), scratch.0.join("shaping.toml"));
+    let sections =
+        format!("[[listener]]\naddress = \"127.0.0.1:25\"\n[shaping]\nfiles = {:?}\n", file.display().to_string());
+    std::fs::write(&config, sections).unwrap();
+    std::fs::write(&file, "[provider.gmail]\nconnections = 9\n").unwrap();
+    let config = config.display().to_string();
+    let one = ["shaping", "--config", &config, "--domain", "Example.org", "--host", "ASPMX.L.Google.com."];
+    let text = out(&ringpost(&one));
+    assert!(text.contains("provider     gmail\n") && text.contains("9 connections, 50 messages each"), "{text}");
+    std::fs::write(&file, "[provider.gmail]\nconections = 9\n").unwrap();
+    let wrong = ringpost(&one);
+    assert_eq!(code(&wrong), 78);
+    let text = err(&wrong);
+    assert!(text.contains("shaping.toml:2:1: ") && text.contains("did you mean `connections`?"), "{text}");
+}
+
+#[test]
 fn replies_are_classified_with_the_rule_that_decides() {
     let unknown = ringpost(&["classify", "550 5.1.1 <ann@example.net>: User unknown"]);
     assert_eq!(code(&unknown), 0, "{}", err(&unknown));

@@ -52,6 +52,8 @@ mod rspamd;
 mod secrets;
 #[path = "clients/senders.rs"]
 mod senders;
+#[path = "clients/shaping.rs"]
+mod shaping;
 #[path = "clients/sink.rs"]
 mod sink;
 #[path = "clients/smtplib.rs"]
