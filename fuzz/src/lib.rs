@@ -13,7 +13,7 @@ pub mod envelope;
 pub mod id;
 #[path = "../../src/limits.rs"]
 pub mod limits;
-#[path = "../../src/reply.rs"]
+#[path = "../../src/reply/mod.rs"]
 pub mod reply;
 #[path = "../../src/smtp/mod.rs"]
 pub mod smtp;

@@ -30,8 +30,10 @@ pub struct Adaptive {
     step: AtomicU64,
     /// The step at which the last cut was needed.
     knee: AtomicU64,
-    /// When anything was last changed, in nanoseconds.
-    changed: AtomicU64,
+    /// When anything was last cut, in nanoseconds.
+    cut: AtomicU64,
+    /// When anything was last raised.
+    raised: AtomicU64,
     /// When the provider last complained.
     complained: AtomicU64,
     meter_since: AtomicU64,
@@ -100,7 +102,7 @@ impl Adaptive {
     pub fn complained(&self, about: Complaint, open: u32, now: Instant) -> Option<Change> {
         let now = now.as_nanos();
         self.complained.store(now, Ordering::Release);
-        if !self.may_change(now, ADAPT_CUT_AGAIN) {
+        if !is_time(&self.cut, now, ADAPT_CUT_AGAIN) {
             return None;
         }
         if about == Complaint::Connections {
@@ -127,7 +129,7 @@ impl Adaptive {
         self.meter(now);
         if !self.is_cut()
             || now < self.complained.load(Ordering::Acquire).saturating_add(ADAPT_QUIET.as_nanos() as u64)
-            || !self.may_change(now, ADAPT_RAISE_EVERY)
+            || !is_time(&self.raised, now, ADAPT_RAISE_EVERY)
         {
             return None;
         }
@@ -144,13 +146,6 @@ impl Adaptive {
             self.step.store(if free { 0 } else { faster.max(1) }, Ordering::Release);
         }
         (!self.is_cut()).then_some(Change::Free)
-    }
-
-    /// Whether enough time has passed since the last change; the first who asks changes.
-    fn may_change(&self, now: u64, wait: Duration) -> bool {
-        let changed = self.changed.load(Ordering::Acquire);
-        let due = changed == 0 || now >= changed.saturating_add(wait.as_nanos() as u64);
-        due && self.changed.compare_exchange(changed, now.max(1), Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     fn meter(&self, now: u64) {
@@ -175,6 +170,13 @@ impl Adaptive {
         }
         if since != 0 && count > 0 { (now - since).max(1) / count } else { 1_000_000_000 }
     }
+}
+
+/// Whether so much time has passed since it was done last; the first who asks does it.
+fn is_time(last: &AtomicU64, now: u64, wait: Duration) -> bool {
+    let done = last.load(Ordering::Acquire);
+    let due = done == 0 || now >= done.saturating_add(wait.as_nanos() as u64);
+    due && last.compare_exchange(done, now.max(1), Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 #[cfg(test)]
@@ -218,8 +220,14 @@ mod tests {
         let now = run(&adaptive, 1_000, 20_000, 500);
         assert_eq!(adaptive.connections(20), 15, "not so soon after a complaint");
         let now = run(&adaptive, now, now + 30_000, 500);
-        assert!((16..=18).contains(&adaptive.connections(20)), "{}", adaptive.connections(20));
-        run(&adaptive, now, now + 120_000, 500);
+        let raised = adaptive.connections(20);
+        assert!((16..=18).contains(&raised), "{raised}");
+        let cut = adaptive.complained(Complaint::Connections, raised, at(now));
+        assert!(
+            matches!(cut, Some(Change::Connections(fewer)) if fewer < raised),
+            "at once, however lately it was raised"
+        );
+        run(&adaptive, now, now + 200_000, 500);
         assert_eq!((adaptive.connections(20), adaptive.is_cut()), (20, false));
         for _ in 0..20 {
             adaptive.complained(Complaint::Connections, 1, at(900_000));

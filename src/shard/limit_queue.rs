@@ -219,6 +219,9 @@ impl Core {
             if waiting.connection.is_empty() {
                 let limit = Arc::clone(&waiting.limit);
                 limit.waiting.remove(self.shard);
+                if limit.waiting.is_empty() {
+                    limit.want_no_more();
+                }
                 if limit.has_place()
                     && let Some(next) = limit.waiting.after(self.shard)
                 {

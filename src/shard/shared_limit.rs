@@ -109,6 +109,11 @@ impl SharedLimit {
         self.wanted.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Nobody waits any more: what was wanted has come otherwise.
+    pub fn want_no_more(&self) {
+        self.wanted.store(0, Ordering::Release);
+    }
+
     /// Whether somebody wants a connection to be given up.
     pub fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::Acquire) > 0
